@@ -1,0 +1,325 @@
+//! Batches prepared on worker threads, in a given order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::check::{Skipped, Strictness};
+use crate::preprocess::{Interpolation, Region, resize, shorter_side_to};
+use crate::{DataError, DecodeOptions, RgbImage, Sample, decode_file};
+
+/// Images ready for a network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The images' values, `[n, 3, size, size]`.
+    pub images: Vec<f32>,
+    /// The images' classes, `[n]`.
+    pub labels: Vec<usize>,
+    /// The images' positions among the loader's samples, `[n]`.
+    pub indices: Vec<usize>,
+    /// How many images; at least one.
+    pub n: usize,
+    /// Pixels on each side.
+    pub size: usize,
+}
+
+/// How batches are prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Images in a batch; the last batch may have fewer. At least one.
+    pub batch_size: usize,
+    /// Pixels on each side of an image.
+    pub size: usize,
+    /// Threads; at least one is used. The batches do not depend on it.
+    pub workers: usize,
+    /// Batches prepared ahead of the one being asked for; at least one. Bounds the memory.
+    pub ahead: usize,
+    /// What an unreadable image does: the batch closes up over it, or it ends the iteration.
+    pub strictness: Strictness,
+}
+
+/// An iterator over batches, in the given order whatever the number of threads.
+///
+/// Dropping it early stops its threads and waits for them (for the image each is at).
+#[derive(Debug)]
+pub struct Loader {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    samples: Arc<[Sample]>,
+    options: LoaderOptions,
+    /// Position in the order of the next image to hand out.
+    at: usize,
+    skipped: Vec<Skipped>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    order: Vec<usize>,
+    /// How far a worker may be ahead of `at`, in images.
+    window: usize,
+    state: Mutex<State>,
+    /// Told when an image is ready, or a worker has ended.
+    ready: Condvar,
+    /// Told when the window moves on, or work is to stop.
+    room: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Position in the order of the next image to begin.
+    next: usize,
+    /// Copy of the iterator's position.
+    at: usize,
+    stop: bool,
+    done: BTreeMap<usize, Outcome>,
+    /// Buffers to use again.
+    spare: Vec<Vec<f32>>,
+}
+
+type Outcome = std::thread::Result<Result<Vec<f32>, DataError>>;
+
+impl Loader {
+    /// Prepares the samples at the positions `order`, in that order.
+    ///
+    /// `make(sample, index, out)` fills `out`, `[3, size, size]`, for the sample at position
+    /// `index`; it runs on the workers and must not depend on what ran before it. Each sample's
+    /// randomness comes from a [`Stream`](crate::Stream) keyed by epoch and index.
+    ///
+    /// # Panics
+    /// If `order` points outside `samples`, or `size` or `batch_size` is 0. A panic of `make` is
+    /// passed on by [`next`](Iterator::next).
+    pub fn new<F>(
+        samples: impl Into<Arc<[Sample]>>,
+        order: Vec<usize>,
+        options: LoaderOptions,
+        make: F,
+    ) -> Self
+    where
+        F: Fn(&Sample, usize, &mut [f32]) -> Result<(), DataError> + Send + Sync + 'static,
+    {
+        let samples = samples.into();
+        assert!(
+            options.batch_size > 0 && options.size > 0,
+            "Loader: a batch size or image size of 0"
+        );
+        assert!(
+            order.iter().all(|&index| index < samples.len()),
+            "Loader: an index outside the {} samples",
+            samples.len()
+        );
+        let window = options.batch_size * (options.ahead.max(1) + 1);
+        let count = options.workers.clamp(1, order.len().max(1));
+        let shared = Arc::new(Shared {
+            order,
+            window,
+            state: Mutex::default(),
+            ready: Condvar::new(),
+            room: Condvar::new(),
+        });
+        let make = Arc::new(make);
+        let start = || {
+            let (shared, samples, make) =
+                (Arc::clone(&shared), Arc::clone(&samples), Arc::clone(&make));
+            std::thread::spawn(move || {
+                shared.work(options.size, |index, out| make(&samples[index], index, out))
+            })
+        };
+        let workers = (0..count).map(|_| start()).collect();
+        Self { shared, workers, samples, options, at: 0, skipped: Vec::new() }
+    }
+
+    /// The images left out so far, in the order they were come to.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// Waits for the next image of the order.
+    fn take(&mut self) -> Option<(usize, Result<Vec<f32>, DataError>)> {
+        let &index = self.shared.order.get(self.at)?;
+        let mut state = self.shared.lock();
+        let outcome = loop {
+            match state.done.remove(&self.at) {
+                Some(outcome) => break outcome,
+                None => {
+                    state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        };
+        self.at += 1;
+        state.at = self.at;
+        drop(state);
+        self.shared.room.notify_all();
+        Some((index, outcome.unwrap_or_else(|panic| resume_unwind(panic))))
+    }
+
+    /// Fills a batch; an error ends the iteration.
+    fn fill(&mut self) -> Result<Option<Batch>, DataError> {
+        let length = 3 * self.options.size * self.options.size;
+        let expected = self.options.batch_size.min(self.shared.order.len() - self.at);
+        let mut batch = Batch {
+            images: Vec::with_capacity(expected * length),
+            labels: vec![],
+            indices: vec![],
+            n: 0,
+            size: self.options.size,
+        };
+        while batch.n < self.options.batch_size {
+            let Some((index, result)) = self.take() else { break };
+            match (result, self.options.strictness) {
+                (Ok(values), _) => {
+                    batch.images.extend_from_slice(&values);
+                    batch.labels.push(self.samples[index].label);
+                    batch.indices.push(index);
+                    batch.n += 1;
+                    self.shared.lock().spare.push(values);
+                }
+                (Err(error), Strictness::Skip) if error.is_about_one_image() => {
+                    self.skipped.push(Skipped::new(&self.samples[index].path, &error))
+                }
+                (Err(error), _) => {
+                    self.at = self.shared.order.len();
+                    self.shared.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok((batch.n > 0).then_some(batch))
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.fill().transpose()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.stop();
+        for worker in self.workers.drain(..) {
+            // Panics were caught at the image and passed on from there.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A panic elsewhere leaves the state whole: nothing panics while it is held.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.lock().stop = true;
+        self.room.notify_all();
+    }
+
+    /// A worker's life: begin the next image of the order as soon as there is room for it.
+    fn work(&self, size: usize, make: impl Fn(usize, &mut [f32]) -> Result<(), DataError>) {
+        while let Some((position, mut values)) = self.begin() {
+            values.resize(3 * size * size, 0.0);
+            let index = self.order[position];
+            let outcome =
+                catch_unwind(AssertUnwindSafe(|| make(index, &mut values).map(|()| values)));
+            self.lock().done.insert(position, outcome);
+            self.ready.notify_one();
+        }
+    }
+
+    fn begin(&self) -> Option<(usize, Vec<f32>)> {
+        let mut state = self.lock();
+        loop {
+            if state.stop || state.next >= self.order.len() {
+                return None;
+            }
+            if state.next < state.at + self.window {
+                state.next += 1;
+                return Some((state.next - 1, state.spare.pop().unwrap_or_default()));
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Decoded images kept in memory, so that later epochs need not decode files again.
+///
+/// With a working size, an image whose shorter side is longer is shrunk to it on the way in. That
+/// is decided by the setting alone, never by what fits the memory: a hit and a miss give the same
+/// pixels, so results depend neither on the budget nor on the order in which threads ask.
+#[derive(Debug)]
+pub struct ImageCache {
+    decode: DecodeOptions,
+    working_side: Option<u32>,
+    budget: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    images: HashMap<PathBuf, Arc<RgbImage>>,
+    bytes: usize,
+}
+
+impl ImageCache {
+    /// A cache that holds at most `budget` bytes of pixels. `working_side` is the longest a shorter
+    /// side may be, in pixels; 320 serves inputs of 224 well, and none keeps images as they are.
+    ///
+    /// # Panics
+    /// If `working_side` is zero.
+    pub fn new(decode: DecodeOptions, working_side: Option<u32>, budget: usize) -> Self {
+        assert_ne!(working_side, Some(0), "ImageCache: a working side of 0");
+        Self { decode, working_side, budget, held: Mutex::default() }
+    }
+
+    /// The image of a file, from memory or decoded now.
+    ///
+    /// # Errors
+    /// If the file cannot be read or decoded.
+    pub fn get(&self, path: &Path) -> Result<Arc<RgbImage>, DataError> {
+        if let Some(image) = self.lock().images.get(path) {
+            return Ok(Arc::clone(image));
+        }
+        let image = Arc::new(self.shrunk(decode_file(path, &self.decode)?));
+        self.keep(path, &image);
+        Ok(image)
+    }
+
+    /// Bytes of pixels held now.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, path: &Path, image: &Arc<RgbImage>) {
+        let mut held = self.lock();
+        let bytes = image.pixels().len();
+        if held.bytes + bytes <= self.budget
+            && held.images.insert(path.into(), Arc::clone(image)).is_none()
+        {
+            held.bytes += bytes;
+        }
+    }
+
+    fn shrunk(&self, image: RgbImage) -> RgbImage {
+        match self.working_side {
+            Some(side) if image.width().min(image.height()) > side => {
+                let (width, height) = shorter_side_to(image.width(), image.height(), side);
+                resize(
+                    &image,
+                    Region::all(&image),
+                    width as u32,
+                    height as u32,
+                    Interpolation::Bicubic,
+                )
+            }
+            _ => image,
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! Features of frozen layers, kept between runs.
+//!
+//! What is frozen computes the same thing for the same image every time, so it is computed once.
+//! Rows are found by the image's content and the number of its augmented view, in a file named
+//! after everything else that decides them, so a row is never stale.
+//!
+//! ```text
+//! header  64 bytes   magic, dim, key, checksum
+//! record  48 bytes   content hash [32], view, checksum of these two, checksum of all
+//!         4 * dim    the row, f32, little-endian
+//! ```
+//!
+//! Files only ever grow, by whole records at their end. A record half written when the process was
+//! killed is dropped at the next opening; a record that does not match its checksum is taken as
+//! absent and written again.
+
+use std::collections::HashMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::SystemTime;
+
+use memmap2::Mmap;
+
+use crate::ContentHash;
+
+/// Everything beside the image that decides its features.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheKey {
+    /// Hash of the frozen layers: their graph and weights.
+    pub frozen: [u8; 32],
+    /// Hash of the preprocessing (and of the augmentation, for views).
+    pub preprocess: [u8; 32],
+    /// What the rows are, such as the name of the layer they come from.
+    pub what: String,
+}
+
+/// How a cache keeps house.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Bytes all cache files in the folder may take together; past it those that were not used for
+    /// longest are deleted. 4 GiB unless told. The file in use is never deleted.
+    pub budget: u64,
+    /// Bytes of new rows held in memory before they are written; 1 MiB unless told.
+    pub write_every: usize,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self { budget: 4 << 30, write_every: 1 << 20 }
+    }
+}
+
+/// Rows of `dim` numbers by (image content, view), in a file or in memory.
+///
+/// A file that cannot be written never stops a run: rows stay in memory then, and
+/// [`take_warnings`](Self::take_warnings) says so.
+#[derive(Debug)]
+pub struct FeatureCache {
+    dim: usize,
+    index: HashMap<RowKey, Place>,
+    store: Option<Store>,
+    /// Rows not in the file, `[keys.len(), dim]`.
+    memory: Vec<f32>,
+    keys: Vec<RowKey>,
+    options: CacheOptions,
+    warnings: Vec<String>,
+}
+
+type RowKey = (ContentHash, u32);
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    File(usize),
+    Memory(usize),
+}
+
+impl FeatureCache {
+    /// Opens or begins the file for a key in a folder, which is made if need be. A file another
+    /// process is writing is read as it is now, and new rows stay in memory.
+    ///
+    /// # Panics
+    /// If `dim` is zero.
+    pub fn open(dir: &Path, key: &CacheKey, dim: usize) -> Self {
+        Self::open_with(dir, key, dim, CacheOptions::default())
+    }
+
+    /// [`open`](Self::open) with settings.
+    ///
+    /// # Panics
+    /// If `dim` is zero.
+    pub fn open_with(dir: &Path, key: &CacheKey, dim: usize, options: CacheOptions) -> Self {
+        let mut cache = Self::in_memory(dim);
+        cache.options = options;
+        if cfg!(target_endian = "big") {
+            return cache;
+        }
+        match Store::open(dir, key, dim) {
+            Ok((store, warning)) => {
+                cache.index = store.index();
+                cache.warnings.extend(warning);
+                cache.store = Some(store);
+                cache.keep_house();
+            }
+            Err(error) => cache.warnings.push(format!(
+                "features cannot be kept in `{}` ({error}); they stay in memory for this run",
+                dir.display()
+            )),
+        }
+        cache
+    }
+
+    /// A cache that writes no file.
+    ///
+    /// # Panics
+    /// If `dim` is zero.
+    pub fn in_memory(dim: usize) -> Self {
+        assert!(dim > 0, "FeatureCache: rows of no numbers");
+        Self {
+            dim,
+            index: HashMap::new(),
+            store: None,
+            memory: vec![],
+            keys: vec![],
+            options: CacheOptions::default(),
+            warnings: vec![],
+        }
+    }
+
+    /// Numbers in a row.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The file rows are written to, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.store.as_ref().filter(|store| store.writable).map(|store| store.path.as_path())
+    }
+
+    /// The row of an image's view, `[dim]`; none if it is not there or no longer whole.
+    pub fn get(&self, image: &ContentHash, view: u32) -> Option<&[f32]> {
+        match *self.index.get(&(*image, view))? {
+            Place::Memory(row) => Some(&self.memory[row * self.dim..][..self.dim]),
+            Place::File(record) => self.store.as_ref()?.row(record),
+        }
+    }
+
+    /// Whether [`get`](Self::get) gives a row.
+    pub fn contains(&self, image: &ContentHash, view: u32) -> bool {
+        self.get(image, view).is_some()
+    }
+
+    /// Adds the row of an image's view; one that is there already stays as it is.
+    ///
+    /// # Panics
+    /// If `row` is not `dim` long.
+    pub fn insert(&mut self, image: &ContentHash, view: u32, row: &[f32]) {
+        assert_eq!(row.len(), self.dim, "FeatureCache::insert: length of the row");
+        if self.contains(image, view) {
+            return;
+        }
+        self.index.insert((*image, view), Place::Memory(self.keys.len()));
+        self.keys.push((*image, view));
+        self.memory.extend_from_slice(row);
+        if self.memory.len() * size_of::<f32>() >= self.options.write_every {
+            self.flush();
+        }
+    }
+
+    /// Writes to the file what is not there yet; also happens on drop.
+    pub fn flush(&mut self) {
+        let Some(store) =
+            self.store.as_mut().filter(|store| store.writable && !self.keys.is_empty())
+        else {
+            return;
+        };
+        let first = store.records();
+        match store.append(&self.keys, &self.memory) {
+            Ok(()) => {
+                for (row, key) in self.keys.drain(..).enumerate() {
+                    self.index.insert(key, Place::File(first + row));
+                }
+                self.memory.clear();
+                self.keep_house();
+            }
+            Err(error) => {
+                store.writable = false;
+                self.warnings.push(format!("features cannot be written to `{}` ({error}); new ones stay in memory for this run", store.path.display()));
+            }
+        }
+    }
+
+    /// What went wrong since this was last asked; each is a sentence for the user.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Deletes the least recently used files while the folder is over its budget.
+    fn keep_house(&mut self) {
+        let Some(store) = self.store.as_mut().filter(|store| store.writable) else { return };
+        let size = store.length();
+        if size + store.others <= self.options.budget && store.house_kept {
+            return;
+        }
+        store.house_kept = true;
+        store.others = evict(&store.path, self.options.budget.saturating_sub(size));
+        if size > self.options.budget && !store.told_size {
+            store.told_size = true;
+            self.warnings.push(format!(
+                "the features in `{}` alone take more than the budget of {} bytes",
+                store.path.display(),
+                self.options.budget
+            ));
+        }
+    }
+}
+
+impl Drop for FeatureCache {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Where features are kept unless told otherwise: `$REFIT_CACHE`, else `$XDG_CACHE_HOME/refit`, else
+/// `~/.cache/refit` (on Windows `%LOCALAPPDATA%\refit`). None where no such variable is set.
+pub fn default_dir() -> Option<PathBuf> {
+    default_dir_by(|name| env::var_os(name))
+}
+
+fn default_dir_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("REFIT_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("refit")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache").join("refit")))
+        .or_else(|| set("LOCALAPPDATA").map(|dir| dir.join("refit")))
+}
+
+// ---- the file ----
+
+const MAGIC: [u8; 8] = *b"refitfc1";
+const HEADER: usize = 64;
+const RECORD_HEAD: usize = 48;
+const EXTENSION: &str = "features";
+
+/// Whether a record was compared with its checksum.
+const UNSEEN: u8 = 0;
+const WHOLE: u8 = 1;
+const BROKEN: u8 = 2;
+
+#[derive(Debug)]
+struct Store {
+    path: PathBuf,
+    /// Holds the lock while `writable`.
+    file: File,
+    /// The header and all whole records.
+    map: Option<Mmap>,
+    seen: Vec<AtomicU8>,
+    dim: usize,
+    writable: bool,
+    /// Bytes of the other cache files, when house was last kept.
+    others: u64,
+    house_kept: bool,
+    told_size: bool,
+}
+
+impl Store {
+    fn open(dir: &Path, key: &CacheKey, dim: usize) -> io::Result<(Self, Option<String>)> {
+        fs::create_dir_all(dir)?;
+        let header = header(key, dim);
+        let path =
+            dir.join(format!("{}.{EXTENSION}", blake3::hash(&header).to_hex().split_at(32).0));
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = match open() {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                let store = Self::view(path.clone(), File::open(&path)?, &header, dim)?;
+                return Ok((
+                    store,
+                    Some(format!(
+                        "features in `{}` can be read but not written ({error}); new ones stay in memory for this run",
+                        path.display()
+                    )),
+                ));
+            }
+            other => other?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let warning = format!(
+                    "another process is writing features to `{}`; new ones stay in memory for this run",
+                    path.display()
+                );
+                return Ok((Self::view(path, file, &header, dim)?, Some(warning)));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let length = file.metadata()?.len();
+        if length >= HEADER as u64 && !begins_with(&mut file, &header)? {
+            // Others may have it mapped: it is replaced, never cut.
+            fs::remove_file(&path)?;
+            file = open()?;
+            file.try_lock().map_err(io::Error::from)?;
+        }
+        if file.metadata()?.len() < HEADER as u64 {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&header)?;
+        }
+        let store = Self::view(path, file, &header, dim)?;
+        store.file.set_len(store.length())?;
+        // The time of change tells the least recently used; not every system has it.
+        let _ = store.file.set_modified(SystemTime::now());
+        Ok((Self { writable: true, ..store }, None))
+    }
+
+    /// The whole records of a file as it is now, for reading.
+    fn view(path: PathBuf, mut file: File, header: &[u8; HEADER], dim: usize) -> io::Result<Self> {
+        if !begins_with(&mut file, header)? {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is not a cache of these features",
+            ));
+        }
+        let mut store = Self {
+            path,
+            file,
+            map: None,
+            seen: vec![],
+            dim,
+            writable: false,
+            others: 0,
+            house_kept: false,
+            told_size: false,
+        };
+        let records = (store.file.metadata()?.len() as usize - HEADER) / store.record_len();
+        store.map_records(records)?;
+        Ok(store)
+    }
+
+    fn record_len(&self) -> usize {
+        RECORD_HEAD + self.dim * size_of::<f32>()
+    }
+
+    fn records(&self) -> usize {
+        self.seen.len()
+    }
+
+    fn length(&self) -> u64 {
+        (HEADER + self.records() * self.record_len()) as u64
+    }
+
+    #[expect(unsafe_code, reason = "mapping a file is unsafe: others could change it")]
+    fn map_records(&mut self, records: usize) -> io::Result<()> {
+        let length = HEADER + records * self.record_len();
+        // SAFETY: a cache file only grows (whole records are never changed or cut off, by any
+        // process of ours, and a file to be discarded is unlinked), and every row is compared with
+        // its checksum before it is used. Someone else truncating the file would end the process,
+        // as with any mapped file.
+        let map = unsafe { memmap2::MmapOptions::new().len(length).map(&self.file)? };
+        self.map = Some(map);
+        self.seen.resize_with(records, || AtomicU8::new(UNSEEN));
+        Ok(())
+    }
+
+    fn record(&self, record: usize) -> Option<&[u8]> {
+        self.map.as_ref()?.get(HEADER + record * self.record_len()..)?.get(..self.record_len())
+    }
+
+    /// The records by key; of two with the same key the later one counts.
+    fn index(&self) -> HashMap<RowKey, Place> {
+        let key_of = |record: usize| {
+            let bytes = self.record(record)?;
+            let key =
+                (bytes[..32].try_into().ok()?, u32::from_le_bytes(bytes[32..36].try_into().ok()?));
+            (bytes[36..40] == head_check(&key)).then_some((key, Place::File(record)))
+        };
+        (0..self.records()).filter_map(key_of).collect()
+    }
+
+    fn row(&self, record: usize) -> Option<&[f32]> {
+        let bytes = self.record(record)?;
+        let seen = self.seen.get(record)?;
+        if seen.load(Ordering::Relaxed) == UNSEEN {
+            let whole = bytes[40..48] == body_check(&bytes[..36], &bytes[RECORD_HEAD..]);
+            seen.store(if whole { WHOLE } else { BROKEN }, Ordering::Relaxed);
+        }
+        if seen.load(Ordering::Relaxed) == BROKEN {
+            return None;
+        }
+        bytemuck::try_cast_slice(&bytes[RECORD_HEAD..]).ok()
+    }
+
+    fn append(&mut self, keys: &[RowKey], rows: &[f32]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(keys.len() * self.record_len());
+        for (key, row) in keys.iter().zip(rows.chunks_exact(self.dim)) {
+            let start = bytes.len();
+            bytes.extend_from_slice(&key.0);
+            bytes.extend_from_slice(&key.1.to_le_bytes());
+            let row = bytemuck::cast_slice::<f32, u8>(row);
+            let check = body_check(&bytes[start..], row);
+            bytes.extend_from_slice(&head_check(key));
+            bytes.extend_from_slice(&check);
+            bytes.extend_from_slice(row);
+        }
+        // What a failed write leaves behind stays: others may have mapped its whole records, and the
+        // next opening drops the rest.
+        self.file.seek(SeekFrom::Start(self.length()))?;
+        self.file.write_all(&bytes)?;
+        let records = self.records() + keys.len();
+        self.map_records(records)
+    }
+}
+
+fn header(key: &CacheKey, dim: usize) -> [u8; HEADER] {
+    let mut hasher = blake3::Hasher::new_derive_key("refit feature cache v1");
+    hasher.update(&key.frozen).update(&key.preprocess).update(key.what.as_bytes());
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..16].copy_from_slice(&(dim as u64).to_le_bytes());
+    header[16..48].copy_from_slice(hasher.finalize().as_bytes());
+    let check = blake3::hash(&header[..48]);
+    header[48..].copy_from_slice(&check.as_bytes()[..16]);
+    header
+}
+
+fn begins_with(file: &mut File, header: &[u8; HEADER]) -> io::Result<bool> {
+    let mut bytes = Vec::with_capacity(HEADER);
+    file.seek(SeekFrom::Start(0))?;
+    file.take(HEADER as u64).read_to_end(&mut bytes)?;
+    Ok(bytes == header)
+}
+
+fn head_check(key: &RowKey) -> [u8; 4] {
+    let hash = blake3::Hasher::new().update(&key.0).update(&key.1.to_le_bytes()).finalize();
+    std::array::from_fn(|i| hash.as_bytes()[i])
+}
+
+fn body_check(key: &[u8], row: &[u8]) -> [u8; 8] {
+    let hash = blake3::Hasher::new().update(key).update(row).finalize();
+    std::array::from_fn(|i| hash.as_bytes()[i])
+}
+
+/// Deletes the oldest cache files beside `own` until the rest take at most `budget` bytes; gives
+/// what they take. Files in use by other processes stay.
+fn evict(own: &Path, budget: u64) -> u64 {
+    let entries =
+        own.parent().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let others = entries
+        .map(|entry| entry.path())
+        .filter(|path| path != own && path.extension().is_some_and(|e| e == EXTENSION));
+    let age = |path: PathBuf| {
+        let metadata = fs::metadata(&path).ok()?;
+        Some((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), path))
+    };
+    let mut files: Vec<_> = others.filter_map(age).collect();
+    files.sort();
+    let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
+    for (_, length, path) in files {
+        if total <= budget {
+            break;
+        }
+        let unused = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if unused && fs::remove_file(&path).is_ok() {
+            total -= length;
+        }
+    }
+    total
+}

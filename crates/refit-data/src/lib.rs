@@ -1,0 +1,41 @@
+//! Images to batches: sources, decoding, preprocessing, augmentation, splits, batches, and the
+//! cache of frozen features.
+//!
+//! ```text
+//! folder/CSV ─ Dataset ─ Samples ─ decode ─ orient ─ augment ─ preprocess ─ Batch [n, 3, h, w] f32
+//! ```
+//!
+//! This crate knows no networks and no tensors: pixels leave it as plain `f32` slices. Nothing
+//! prints; progress goes to a callback, what was left out comes back as values. All randomness
+//! comes from [`Stream`]s keyed by purpose and position, so results do not depend on the number
+//! of threads.
+
+pub mod augment;
+pub mod batch;
+pub mod cache;
+pub mod check;
+pub mod decode;
+mod error;
+#[cfg(test)]
+mod golden_tests;
+mod image;
+mod parallel;
+pub mod preprocess;
+mod rng;
+pub mod source;
+#[cfg(test)]
+mod test_data;
+
+pub use crate::augment::{Augment, ColourJitter, RandomCrop};
+pub use crate::batch::{Batch, ImageCache, Loader, LoaderOptions};
+pub use crate::cache::{CacheKey, CacheOptions, FeatureCache};
+pub use crate::check::{CheckOptions, Checked, ContentHash, Skipped, Strictness, check_readable};
+pub use crate::decode::{DecodeOptions, decode, decode_file};
+pub use crate::error::{DataError, DecodeError, Hint};
+pub use crate::image::RgbImage;
+pub use crate::preprocess::{Interpolation, Preprocess, Resize};
+pub use crate::rng::Stream;
+pub use crate::source::{Dataset, Sample, SourceOptions, list_images, stratified_split};
+
+/// A callback told how many of how many items are done; called from worker threads.
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
