@@ -154,7 +154,7 @@ impl Augment {
             Some(crop) => crop_and_resize(
                 image,
                 crop.draw(image.width(), image.height(), stream),
-                size,
+                (size, size),
                 preprocess.interpolation,
             ),
             None => preprocess.square(image),
@@ -281,9 +281,9 @@ fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     let sixth = if r == most {
         from(b) - from(g)
     } else if g == most {
-        2.0 + from(r) - from(b)
+        (2.0 + f64::from(from(r)) - f64::from(from(b))) as f32
     } else {
-        4.0 + from(g) - from(r)
+        (4.0 + f64::from(from(g)) - f64::from(from(r))) as f32
     };
     let hue = ((f64::from(sixth) / 6.0 + 1.0) % 1.0) as f32;
     [(f64::from(hue) * 255.0) as u8, (f64::from(range / f32::from(most)) * 255.0) as u8, most]
@@ -294,12 +294,14 @@ fn rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
     if s == 0 {
         return [v; 3];
     }
-    let hue = (f64::from(h) * 6.0 / 255.0) as f32;
-    let (sector, f) = (hue.floor(), f64::from(hue - hue.floor()));
-    let (s, value) = (f64::from((f64::from(s) / 255.0) as f32), f64::from(v));
+    // Single and double precision as PIL mixes them.
+    let hue = f64::from(h) * 6.0 / 255.0;
+    let (sector, f) = (hue.floor(), (hue - hue.floor()) as f32);
+    let (s, value) = ((f64::from(s) / 255.0) as f32, f64::from(v));
     let byte = |x: f64| libm::round(x).clamp(0.0, 255.0) as u8;
-    let (p, q, t) =
-        (byte(value * (1.0 - s)), byte(value * (1.0 - s * f)), byte(value * (1.0 - s * (1.0 - f))));
+    let p = byte(value * (1.0 - f64::from(s)));
+    let q = byte(value * (1.0 - f64::from(s * f)));
+    let t = byte(value * (1.0 - f64::from(s) * (1.0 - f64::from(f))));
     match sector as u32 % 6 {
         0 => [v, t, p],
         1 => [q, v, p],
@@ -307,5 +309,133 @@ fn rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
         3 => [p, q, v],
         4 => [t, p, v],
         _ => [v, p, q],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::synthetic;
+    use crate::{Interpolation, Resize};
+
+    const PREPROCESS: Preprocess = Preprocess {
+        size: 32,
+        resize: Resize::ShorterSide { to: 36 },
+        interpolation: Interpolation::Bilinear,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+
+    #[test]
+    fn nothing_is_the_preprocessing_itself() {
+        let image = synthetic(61, 47, 1);
+        assert_eq!(
+            Augment::none().apply(&image, &PREPROCESS, &mut Stream::new(1, "augment", &[])),
+            PREPROCESS.apply(&image)
+        );
+        assert!(Augment::none().is_none() && !Augment::light().is_none());
+    }
+
+    #[test]
+    fn same_stream_same_pixels_other_stream_others() {
+        let image = synthetic(61, 47, 1);
+        for augment in [Augment::light(), Augment::standard()] {
+            let draw = |sample| {
+                augment.apply(&image, &PREPROCESS, &mut Stream::new(1, "augment", &[0, sample]))
+            };
+            assert_eq!(draw(3), draw(3));
+            assert_ne!(draw(3), draw(4));
+            assert!(draw(5).iter().all(|v| (-1.0..=1.0).contains(v)));
+            augment.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn pixels_are_pinned() {
+        // A change here changes every seeded training run: it must be meant, and told in the change log.
+        let square = Augment::standard().square(
+            &synthetic(61, 47, 1),
+            &PREPROCESS,
+            &mut Stream::new(1, "augment", &[0, 3]),
+        );
+        let digest = blake3::hash(square.pixels()).to_hex();
+        assert_eq!(&digest[..16], PINNED);
+    }
+
+    const PINNED: &str = "274c92afffaaea19";
+
+    #[test]
+    fn crops_lie_inside_and_keep_to_their_ranges() {
+        let crop = RandomCrop { scale: [0.35, 1.0], ratio: [0.75, 4.0 / 3.0] };
+        let mut stream = Stream::new(5, "crop", &[]);
+        for (width, height) in [(640, 480), (31, 47), (1, 1), (1, 400), (400, 1), (3000, 20)] {
+            for _ in 0..200 {
+                let [left, top, w, h] = crop.draw(width, height, &mut stream);
+                assert!(
+                    w >= 1 && h >= 1 && left + w <= width && top + h <= height,
+                    "{left} {top} {w} {h} of {width}x{height}"
+                );
+                if (width, height) == (640, 480) {
+                    let share = f64::from(w * h) / (640.0 * 480.0);
+                    let ratio = f64::from(w) / f64::from(h);
+                    assert!(
+                        (0.34..=1.0).contains(&share) && (0.74..=1.35).contains(&ratio),
+                        "{share} {ratio}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn flips_half_of_the_time() {
+        let augment = Augment { flip: 0.5, ..Augment::none() };
+        let image = synthetic(40, 40, 2);
+        let plain = PREPROCESS.square(&image);
+        let flipped = (0..400)
+            .filter(|&n| {
+                augment.square(&image, &PREPROCESS, &mut Stream::new(1, "flip", &[n])) != plain
+            })
+            .count();
+        assert!((150..250).contains(&flipped), "{flipped}");
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let message = |augment: Augment| augment.validate().unwrap_err().to_string();
+        let none = Augment::none();
+        assert_eq!(
+            message(Augment { flip: 1.5, ..none }),
+            "the preprocessing's flip is 1.5, not a probability"
+        );
+        let crop = |scale, ratio| Augment { crop: Some(RandomCrop { scale, ratio }), ..none };
+        assert_eq!(
+            message(crop([0.0, 1.0], [1.0, 1.0])),
+            "the preprocessing's crop scale is 0 to 1, not a range in (0, 1]"
+        );
+        assert_eq!(
+            message(crop([0.5, 1.0], [2.0, 1.0])),
+            "the preprocessing's crop ratio is 2 to 1, not a range above 0"
+        );
+        let jitter = |jitter| Augment { jitter: Some(jitter), ..none };
+        let still = ColourJitter::default();
+        assert_eq!(
+            message(jitter(ColourJitter { contrast: -1.0, ..still })),
+            "the preprocessing's jitter is 0, -1, 0, not three numbers of at least 0"
+        );
+        assert_eq!(
+            message(jitter(ColourJitter { hue: 0.6, ..still })),
+            "the preprocessing's jitter hue is 0.6, not from 0 to 0.5"
+        );
+    }
+
+    #[test]
+    fn serializes_and_differs_by_digest() {
+        let text = serde_json::to_string(&Augment::standard()).unwrap();
+        assert_eq!(serde_json::from_str::<Augment>(&text).unwrap(), Augment::standard());
+        assert_eq!(serde_json::from_str::<Augment>("{}").unwrap(), Augment::none());
+        let digests = [Augment::none(), Augment::light(), Augment::standard()]
+            .map(|augment| augment.digest());
+        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
     }
 }

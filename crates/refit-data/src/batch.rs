@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::check::{Skipped, Strictness};
-use crate::preprocess::{Interpolation, Region, resize, shorter_side_to};
+use crate::preprocess::{Interpolation, resize, shorter_side_to};
 use crate::{DataError, DecodeOptions, RgbImage, Sample, decode_file};
 
 /// Images ready for a network.
@@ -136,7 +136,7 @@ impl Loader {
     }
 
     /// Waits for the next image of the order.
-    fn take(&mut self) -> Option<(usize, Result<Vec<f32>, DataError>)> {
+    fn receive(&mut self) -> Option<(usize, Result<Vec<f32>, DataError>)> {
         let &index = self.shared.order.get(self.at)?;
         let mut state = self.shared.lock();
         let outcome = loop {
@@ -166,7 +166,7 @@ impl Loader {
             size: self.options.size,
         };
         while batch.n < self.options.batch_size {
-            let Some((index, result)) = self.take() else { break };
+            let Some((index, result)) = self.receive() else { break };
             match (result, self.options.strictness) {
                 (Ok(values), _) => {
                     batch.images.extend_from_slice(&values);
@@ -311,15 +311,213 @@ impl ImageCache {
         match self.working_side {
             Some(side) if image.width().min(image.height()) > side => {
                 let (width, height) = shorter_side_to(image.width(), image.height(), side);
-                resize(
-                    &image,
-                    Region::all(&image),
-                    width as u32,
-                    height as u32,
-                    Interpolation::Bicubic,
-                )
+                resize(&image, width as u32, height as u32, Interpolation::Bicubic)
             }
             _ => image,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::{encoded, mean_difference, real, rgb8, synthetic};
+    use crate::{Augment, Preprocess, Stream};
+    use image::ImageFormat;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    fn samples(count: usize) -> Vec<Sample> {
+        (0..count).map(|n| Sample { path: format!("{n}.jpg").into(), label: n % 3 }).collect()
+    }
+
+    const OPTIONS: LoaderOptions = LoaderOptions {
+        batch_size: 4,
+        size: 2,
+        workers: 3,
+        ahead: 2,
+        strictness: Strictness::Strict,
+    };
+
+    /// Fills with the index, after a time that has nothing to do with it.
+    fn slowly(_: &Sample, index: usize, out: &mut [f32]) -> Result<(), DataError> {
+        std::thread::sleep(Duration::from_micros((index as u64 * 7919) % 500));
+        out.fill(index as f32);
+        Ok(())
+    }
+
+    fn unreadable(sample: &Sample) -> DataError {
+        DataError::Unreadable { path: sample.path.clone(), source: crate::DecodeError::Empty }
+    }
+
+    #[test]
+    fn batches_come_in_order_whatever_the_workers() {
+        let order = Stream::new(1, "order", &[]).permutation(50);
+        for workers in [0, 1, 2, 7, 100] {
+            let loader = Loader::new(
+                samples(50),
+                order.clone(),
+                LoaderOptions { workers, ..OPTIONS },
+                slowly,
+            );
+            let batches: Vec<Batch> = loader.map(Result::unwrap).collect();
+            assert_eq!(batches.len(), 13);
+            assert_eq!(batches.iter().flat_map(|b| b.indices.clone()).collect::<Vec<_>>(), order);
+            for batch in &batches {
+                assert_eq!(
+                    (batch.images.len(), batch.labels.len(), batch.size),
+                    (batch.n * 12, batch.n, 2)
+                );
+                for (i, &index) in batch.indices.iter().enumerate() {
+                    assert_eq!(batch.labels[i], index % 3);
+                    assert!(batch.images[i * 12..][..12].iter().all(|&v| v == index as f32));
+                }
+            }
+            assert_eq!(batches[12].n, 2);
+        }
+        assert!(Loader::new(samples(3), vec![], OPTIONS, slowly).next().is_none());
+    }
+
+    #[test]
+    fn unreadable_images_close_up_or_stop() {
+        let make = |sample: &Sample, index: usize, out: &mut [f32]| match index % 5 {
+            3 => Err(unreadable(sample)),
+            _ => slowly(sample, index, out),
+        };
+        let mut loader = Loader::new(
+            samples(12),
+            (0..12).collect(),
+            LoaderOptions { strictness: Strictness::Skip, ..OPTIONS },
+            make,
+        );
+        let indices: Vec<Vec<usize>> =
+            loader.by_ref().map(|batch| batch.unwrap().indices).collect();
+        assert_eq!(indices, [vec![0, 1, 2, 4], vec![5, 6, 7, 9], vec![10, 11]]);
+        assert_eq!(
+            loader.skipped().iter().map(|s| s.path.clone()).collect::<Vec<_>>(),
+            [PathBuf::from("3.jpg"), "8.jpg".into()]
+        );
+        let mut loader = Loader::new(samples(12), (4..12).collect(), OPTIONS, make);
+        assert_eq!(loader.next().unwrap().unwrap().indices, [4, 5, 6, 7]);
+        assert_eq!(
+            loader.next().unwrap().unwrap_err().to_string(),
+            "`8.jpg` cannot be used: the file is empty (0 bytes)"
+        );
+        assert!(loader.next().is_none());
+    }
+
+    #[test]
+    fn work_ahead_is_bounded() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&begun);
+        let mut loader =
+            Loader::new(samples(1000), (0..1000).collect(), OPTIONS, move |_, _, _| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            });
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(begun.load(Ordering::Relaxed), 12, "two batches ahead and the one asked for");
+        loader.next().unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(begun.load(Ordering::Relaxed), 16);
+    }
+
+    #[test]
+    fn dropping_early_ends_the_threads() {
+        let alive = Arc::new(());
+        for taken in [0, 1, 3] {
+            let held = Arc::clone(&alive);
+            let mut loader = Loader::new(
+                samples(500),
+                (0..500).collect(),
+                OPTIONS,
+                move |sample, index, out| {
+                    let _held = &held;
+                    slowly(sample, index, out)
+                },
+            );
+            loader.by_ref().take(taken).for_each(|batch| _ = batch.unwrap());
+            drop(loader);
+            assert_eq!(Arc::strong_count(&alive), 1, "the threads and what they held are gone");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a bug in make")]
+    fn a_panic_on_a_worker_reaches_the_caller() {
+        let loader = Loader::new(samples(20), (0..20).collect(), OPTIONS, |_, index, _| {
+            assert!(index != 9, "a bug in make");
+            Ok(())
+        });
+        loader.for_each(|batch| _ = batch.unwrap());
+    }
+
+    #[test]
+    fn cached_images_are_the_same_whatever_the_budget() {
+        let dir = TempDir::new().unwrap();
+        let paths: Vec<PathBuf> = (0..4).map(|n| dir.path().join(format!("{n}.png"))).collect();
+        for (n, path) in paths.iter().enumerate() {
+            std::fs::write(
+                path,
+                encoded(rgb8(&synthetic(90, 60 + n as u32, n as u64)), ImageFormat::Png),
+            )
+            .unwrap();
+        }
+        let decode = DecodeOptions::default();
+        let caches = [0, 20_000, 1 << 30].map(|budget| ImageCache::new(decode, Some(40), budget));
+        for path in paths.iter().chain(&paths) {
+            let images = caches.each_ref().map(|cache| cache.get(path).unwrap());
+            assert_eq!(images[0].height().min(images[0].width()), 40);
+            assert!(images[0] == images[1] && images[1] == images[2]);
+        }
+        assert_eq!(caches[0].bytes(), 0);
+        assert!((1..=20_000).contains(&caches[1].bytes()) && caches[2].bytes() > 20_000);
+        let (first, again) = (caches[2].get(&paths[0]).unwrap(), caches[2].get(&paths[0]).unwrap());
+        assert!(Arc::ptr_eq(&first, &again));
+        let whole = ImageCache::new(decode, None, 0).get(&paths[0]).unwrap();
+        assert_eq!((whole.width(), whole.height()), (90, 60));
+        assert!(caches[0].get(&dir.path().join("none.png")).is_err());
+    }
+
+    #[test]
+    fn photos_load_alike_on_one_and_many_threads() {
+        let Some(folder) = real("ants_bees/train/bees") else { return };
+        let samples: Vec<Sample> = crate::list_images(&[folder])
+            .unwrap()
+            .into_iter()
+            .take(24)
+            .map(|path| Sample { path, label: 0 })
+            .collect();
+        let preprocess = Preprocess {
+            size: 64,
+            resize: crate::Resize::ShorterSide { to: 73 },
+            interpolation: Interpolation::Bicubic,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        };
+        let load = |workers| {
+            let cache = Arc::new(ImageCache::new(DecodeOptions::default(), Some(96), 1 << 20));
+            let options = LoaderOptions { workers, size: 64, batch_size: 8, ..OPTIONS };
+            let loader = Loader::new(
+                samples.clone(),
+                (0..24).collect(),
+                options,
+                move |sample, index, out| {
+                    let image = cache.get(&sample.path)?;
+                    Augment::standard().apply_into(
+                        &image,
+                        &preprocess,
+                        &mut Stream::new(1, "augment", &[0, index as u64]),
+                        out,
+                    );
+                    Ok(())
+                },
+            );
+            loader.map(Result::unwrap).collect::<Vec<_>>()
+        };
+        assert_eq!(load(1), load(5));
+        let black = vec![0u8; 3];
+        assert_eq!(mean_difference(&black, &black), 0.0);
     }
 }

@@ -485,3 +485,250 @@ fn evict(own: &Path, budget: u64) -> u64 {
     }
     total
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use tempfile::TempDir;
+
+    const DIM: usize = 5;
+    const EACH: CacheOptions = CacheOptions { budget: 4 << 30, write_every: 1 };
+
+    fn key(what: &str) -> CacheKey {
+        CacheKey { frozen: [1; 32], preprocess: [2; 32], what: what.into() }
+    }
+
+    fn hash(n: usize) -> ContentHash {
+        crate::check::hash_bytes(&n.to_le_bytes())
+    }
+
+    fn row(n: usize) -> Vec<f32> {
+        (0..DIM).map(|i| (n * 10 + i) as f32).collect()
+    }
+
+    fn filled(dir: &Path, options: CacheOptions, range: std::ops::Range<usize>) -> FeatureCache {
+        let mut cache = FeatureCache::open_with(dir, &key("features"), DIM, options);
+        range.for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+        cache
+    }
+
+    fn holds(cache: &FeatureCache, n: usize) -> bool {
+        cache
+            .get(&hash(n), 0)
+            .inspect(|found| assert_eq!(*found, row(n), "row {n} is another's"))
+            .is_some()
+    }
+
+    fn file(dir: &Path) -> PathBuf {
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 1);
+        files.remove(0)
+    }
+
+    #[test]
+    fn rows_are_found_again_after_reopening() {
+        for options in [EACH, CacheOptions::default()] {
+            let dir = TempDir::new().unwrap();
+            let mut cache = filled(dir.path(), options, 0..50);
+            cache.insert(&hash(7), 3, &row(1000));
+            assert_eq!((cache.len(), cache.dim(), cache.is_empty()), (51, DIM, false));
+            assert!((0..50).all(|n| holds(&cache, n)) && !holds(&cache, 50));
+            drop(cache);
+            let mut cache = FeatureCache::open(dir.path(), &key("features"), DIM);
+            assert!(cache.len() == 51 && (0..50).all(|n| holds(&cache, n)));
+            assert_eq!(cache.get(&hash(7), 3), Some(&row(1000)[..]));
+            assert!(cache.get(&hash(7), 1).is_none() && cache.contains(&hash(7), 0));
+            let length = fs::metadata(file(dir.path())).unwrap().len();
+            cache.insert(&hash(7), 0, &row(9));
+            cache.flush();
+            assert_eq!(
+                fs::metadata(file(dir.path())).unwrap().len(),
+                length,
+                "what is there is not written again"
+            );
+            assert!(cache.take_warnings().is_empty());
+        }
+    }
+
+    #[test]
+    fn other_keys_are_other_files() {
+        let dir = TempDir::new().unwrap();
+        drop(filled(dir.path(), EACH, 0..3));
+        let others = [
+            (key("other"), DIM),
+            (CacheKey { frozen: [9; 32], ..key("features") }, DIM),
+            (CacheKey { preprocess: [9; 32], ..key("features") }, DIM),
+            (key("features"), DIM + 1),
+        ];
+        for (key, dim) in others {
+            assert!(FeatureCache::open(dir.path(), &key, dim).is_empty());
+        }
+        assert_eq!(FeatureCache::open(dir.path(), &key("features"), DIM).len(), 3);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_keeps_its_whole_rows() {
+        let dir = TempDir::new().unwrap();
+        drop(filled(dir.path(), EACH, 0..4));
+        let path = file(dir.path());
+        let whole = fs::read(&path).unwrap();
+        let record = RECORD_HEAD + 4 * DIM;
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let mut cache = FeatureCache::open_with(dir.path(), &key("features"), DIM, EACH);
+            let left = length.saturating_sub(HEADER) / record;
+            assert!(cache.len() == left && (0..left).all(|n| holds(&cache, n)), "cut to {length}");
+            (0..5).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+            drop(cache);
+            let cache = FeatureCache::open(dir.path(), &key("features"), DIM);
+            assert!(cache.len() == 5 && (0..5).all(|n| holds(&cache, n)), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_row_is_absent_and_written_again() {
+        let dir = TempDir::new().unwrap();
+        drop(filled(dir.path(), EACH, 0..4));
+        let path = file(dir.path());
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            fs::write(&path, &bytes).unwrap();
+            let mut cache = FeatureCache::open_with(dir.path(), &key("features"), DIM, EACH);
+            let left = (0..4).filter(|&n| holds(&cache, n)).count();
+            assert_eq!(left, if at < HEADER { 0 } else { 3 }, "byte {at}");
+            (0..4).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+            assert!((0..4).all(|n| holds(&cache, n)));
+            drop(cache);
+            let cache = FeatureCache::open(dir.path(), &key("features"), DIM);
+            assert!((0..4).all(|n| holds(&cache, n)), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_second_opening_reads_and_keeps_its_own_in_memory() {
+        let dir = TempDir::new().unwrap();
+        let mut first = filled(dir.path(), EACH, 0..3);
+        let mut second = filled(dir.path(), EACH, 3..6);
+        assert!((0..6).all(|n| holds(&second, n)) && second.path().is_none());
+        let warnings = second.take_warnings();
+        assert!(
+            warnings.len() == 1
+                && warnings[0].starts_with("another process is writing features to"),
+            "{warnings:?}"
+        );
+        first.insert(&hash(10), 0, &row(10));
+        assert!(!holds(&second, 10), "it sees the file as it was");
+        drop((first, second));
+        let third = FeatureCache::open(dir.path(), &key("features"), DIM);
+        assert_eq!((0..11).filter(|&n| holds(&third, n)).collect::<Vec<_>>(), [0, 1, 2, 10]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_means_memory() {
+        let dir = TempDir::new().unwrap();
+        let blocked = dir.path().join("file");
+        fs::write(&blocked, "in the way").unwrap();
+        let mut cache = filled(&blocked, EACH, 0..3);
+        assert!((0..3).all(|n| holds(&cache, n)) && cache.path().is_none());
+        let warnings = cache.take_warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with("features cannot be kept in `"),
+            "{warnings:?}"
+        );
+        assert!(cache.take_warnings().is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_means_memory() {
+        let dir = TempDir::new().unwrap();
+        let mut cache = filled(dir.path(), EACH, 0..3);
+        if let Some(store) = &mut cache.store {
+            store.file = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        }
+        (3..6).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+        assert!((0..6).all(|n| holds(&cache, n)) && cache.path().is_none());
+        let warnings = cache.take_warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with("features cannot be written to `"),
+            "{warnings:?}"
+        );
+        drop(cache);
+        assert_eq!(FeatureCache::open(dir.path(), &key("features"), DIM).len(), 3);
+    }
+
+    #[test]
+    fn the_least_recently_used_files_make_room() {
+        let dir = TempDir::new().unwrap();
+        let names = ["old", "older", "used"];
+        for (age, name) in [(2, "old"), (3, "older"), (9, "used")] {
+            let mut cache = FeatureCache::open(dir.path(), &key(name), DIM);
+            (0..100).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+            let path = cache.path().unwrap().to_path_buf();
+            drop(cache);
+            let then = SystemTime::now() - std::time::Duration::from_secs(age * 1000);
+            File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+        }
+        drop(FeatureCache::open(dir.path(), &key("used"), DIM));
+        let one = (HEADER + 100 * (RECORD_HEAD + 4 * DIM)) as u64;
+        drop(FeatureCache::open_with(
+            dir.path(),
+            &key("new"),
+            DIM,
+            CacheOptions { budget: 2 * one + 200, ..CacheOptions::default() },
+        ));
+        let left = names.map(|name| FeatureCache::open(dir.path(), &key(name), DIM).len());
+        assert_eq!(left, [100, 0, 100]);
+        let mut big = filled(dir.path(), CacheOptions { budget: one / 2, write_every: 1 }, 0..100);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "all others went");
+        assert_eq!(big.take_warnings().len(), 1);
+        assert!((0..100).all(|n| holds(&big, n)));
+    }
+
+    #[test]
+    fn memory_alone_keeps_rows_too() {
+        let mut cache = FeatureCache::in_memory(DIM);
+        (0..10).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+        cache.flush();
+        assert!(cache.len() == 10 && (0..10).all(|n| holds(&cache, n)) && cache.path().is_none());
+    }
+
+    #[test]
+    fn rows_survive_sigkill_and_are_read_by_many_threads() {
+        let dir = TempDir::new().unwrap();
+        let cache = filled(dir.path(), EACH, 0..40);
+        // A process that is killed runs no drop.
+        std::mem::forget(cache);
+        let copy = TempDir::new().unwrap();
+        let name = file(dir.path()).file_name().unwrap().to_owned();
+        fs::copy(file(dir.path()), copy.path().join(name)).unwrap();
+        let cache = FeatureCache::open(copy.path(), &key("features"), DIM);
+        let found = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    found
+                        .fetch_add((0..40).filter(|&n| holds(&cache, n)).count(), Ordering::Relaxed)
+                });
+            }
+        });
+        assert_eq!(found.into_inner(), 160);
+    }
+
+    #[test]
+    fn the_default_folder_follows_the_environment() {
+        let with = |set: &[(&str, &str)]| {
+            default_dir_by(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+        };
+        let all = [("REFIT_CACHE", "/a"), ("XDG_CACHE_HOME", "/b"), ("HOME", "/c")];
+        assert_eq!(with(&all), Some("/a".into()));
+        assert_eq!(with(&all[1..]), Some("/b/refit".into()));
+        assert_eq!(with(&all[2..]), Some("/c/.cache/refit".into()));
+        assert_eq!(with(&[("REFIT_CACHE", ""), ("HOME", "/c")]), Some("/c/.cache/refit".into()));
+        assert_eq!(with(&[]), None);
+    }
+}

@@ -191,3 +191,120 @@ impl Fingerprint {
         fingerprint.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SourceOptions;
+    use crate::test_data::{encoded, rgb8, synthetic};
+    use image::ImageFormat;
+    use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tempfile::TempDir;
+
+    fn some_images() -> (TempDir, Vec<Sample>) {
+        let dir = TempDir::new().unwrap();
+        let good = |seed| encoded(rgb8(&synthetic(20, 20, seed)), ImageFormat::Png);
+        let files = [
+            ("1.png", good(1)),
+            ("2.jpg", b"text".to_vec()),
+            ("3.png", good(3)),
+            ("4.png", vec![]),
+            ("5.png", good(5)[..100].to_vec()),
+        ];
+        let mut samples = Vec::new();
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content).unwrap();
+            samples.push(Sample { path: dir.path().join(name), label: 0 });
+        }
+        samples.push(Sample { path: dir.path().join("gone.png"), label: 0 });
+        (dir, samples)
+    }
+
+    const SKIP: CheckOptions = CheckOptions {
+        workers: 2,
+        strictness: Strictness::Skip,
+        decode: DecodeOptions { background: [255; 3], max_pixels: 178_956_970 },
+    };
+
+    #[test]
+    fn unreadable_images_are_named_and_left_out() {
+        let (dir, samples) = some_images();
+        let told = AtomicUsize::new(0);
+        let progress = |_, total| assert!(told.fetch_add(1, Ordering::Relaxed) < total);
+        let checked = check_readable(&samples, &SKIP, &|_| false, Some(&progress)).unwrap();
+        assert_eq!((checked.readable, told.into_inner()), (vec![0, 2], 6));
+        let skipped: Vec<(String, String)> = checked
+            .skipped
+            .iter()
+            .map(|s| {
+                (s.path.strip_prefix(dir.path()).unwrap().display().to_string(), s.reason.clone())
+            })
+            .collect();
+        let expected = [
+            ("2.jpg", "not an image of a known format: it starts with `text`"),
+            ("4.png", "the file is empty (0 bytes)"),
+            ("5.png", "the PNG is cut short: its data end before the picture does"),
+            ("gone.png", "the file does not exist"),
+        ];
+        assert_eq!(skipped, expected.map(|(path, reason)| (path.to_string(), reason.to_string())));
+        assert!(checked.skipped.iter().all(|skipped| skipped.hint.is_some()));
+        assert_eq!(checked.hashes[0], Some(hash_file(&samples[0].path).unwrap()));
+        assert!(checked.hashes[5].is_none() && checked.hashes[4].is_some());
+    }
+
+    #[test]
+    fn strictness_stops_at_the_first() {
+        let (dir, samples) = some_images();
+        let strict = CheckOptions { strictness: Strictness::Strict, ..SKIP };
+        let error = check_readable(&samples, &strict, &|_| false, None).unwrap_err();
+        assert_eq!(
+            error.to_string().replace(&*dir.path().to_string_lossy(), "DIR"),
+            "`DIR/2.jpg` cannot be used: not an image of a known format: it starts with `text`"
+        );
+    }
+
+    #[test]
+    fn known_content_is_not_decoded_again() {
+        let (_dir, samples) = some_images();
+        let known = hash_file(&samples[1].path).unwrap();
+        let checked = check_readable(&samples, &SKIP, &|hash| *hash == known, None).unwrap();
+        assert_eq!(checked.readable, [0, 1, 2], "the text was vouched for");
+    }
+
+    #[test]
+    fn nothing_readable_is_an_error() {
+        let (dir, samples) = some_images();
+        let error = check_readable(&samples[3..], &SKIP, &|_| false, None).unwrap_err();
+        assert_eq!(
+            error.to_string().replace(&*dir.path().to_string_lossy(), "DIR"),
+            "none of the 3 images can be read; the first is `DIR/4.png`: the file is empty (0 bytes)"
+        );
+        assert!(check_readable(&[], &SKIP, &|_| false, None).unwrap().readable.is_empty());
+    }
+
+    #[test]
+    fn fingerprint_knows_content_label_and_part_but_not_place() {
+        let write = |files: &[(&str, &str)]| {
+            let dir = TempDir::new().unwrap();
+            for (file, content) in files {
+                fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+                fs::write(dir.path().join(file), content).unwrap();
+            }
+            let dataset = Dataset::open(
+                dir.path(),
+                &SourceOptions { val_fraction: Some(0.0), ..SourceOptions::default() },
+            );
+            Fingerprint::of(&dataset.unwrap(), 2, None)
+        };
+        let base = write(&[("a/1", "x"), ("a/2", "y"), ("b/1", "z")]);
+        assert_eq!(write(&[("b/7", "z"), ("a/9", "x"), ("a/deep/0", "y")]), base);
+        assert_ne!(write(&[("a/1", "x"), ("a/2", "Y"), ("b/1", "z")]), base, "content");
+        assert_ne!(write(&[("a/1", "x"), ("b/2", "y"), ("b/1", "z")]), base, "label");
+        assert_ne!(write(&[("a/1", "x"), ("a/2", "y"), ("b/1", "z"), ("b/2", "z")]), base, "count");
+        let (mut train, mut val) = (Fingerprint::new(), Fingerprint::new());
+        train.add("train", "a", &[1; 32]);
+        val.add("val", "a", &[1; 32]);
+        assert_ne!(train.finish(), val.finish());
+    }
+}

@@ -1,24 +1,21 @@
 //! Bytes to pixels: any image a user may have, to eight-bit RGB, or a reason why not.
 //!
 //! The content decides the format, never the extension. Grey is repeated over the channels,
-//! palettes are looked up, 16-bit values become `round(v / 257)`, CMYK is multiplied out
+//! palettes are looked up, of 16-bit values the high byte counts, CMYK is multiplied out
 //! (`c * k / 255` on Adobe's inverted values, as in PIL), transparency is laid over a background,
 //! and the EXIF orientation is applied. Colour profiles are not: values are taken as sRGB, as PIL
 //! and torchvision take them.
 //!
 //! An image that is cut short or damaged is refused, never filled up with grey.
 
-use std::borrow::Cow;
 use std::io::{Cursor, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
-use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
-use zune_jpeg::{JpegDecoder, errors::DecodeErrors as JpegError};
 
-use crate::{DataError, DecodeError, RgbImage};
+use crate::{DataError, DecodeError, RgbImage, jpeg};
 
 /// How images are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -53,7 +50,7 @@ pub fn decode_file(path: &Path, options: &DecodeOptions) -> Result<RgbImage, Dat
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
     let (format, bytes) = sniff(bytes)?;
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        Format::Jpeg => jpeg(bytes, options),
+        Format::Jpeg => jpeg::decode(bytes, options),
         Format::Other(name, format) => other(bytes, name, format, options),
     }));
     decoded.unwrap_or_else(|_| {
@@ -144,7 +141,7 @@ fn printable(bytes: &[u8]) -> String {
     }
 }
 
-fn check_size(
+pub(crate) fn check_size(
     format: &'static str,
     width: u64,
     height: u64,
@@ -160,138 +157,8 @@ fn check_size(
     }
 }
 
-// ---- JPEG ----
-
-/// JPEG goes to its decoder directly: through `image` it would be lenient and fill missing rows
-/// with grey. Strict mode refuses that, but also junk between segments, which is harmless and
-/// therefore cut out first.
-fn jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
-    let layout = jpeg_layout(bytes)?;
-    if let Some((width, height)) = layout.size {
-        check_size("JPEG", width.into(), height.into(), options)?;
-    }
-    if !layout.ended {
-        return Err(DecodeError::Truncated {
-            format: "JPEG",
-            detail: "it ends before its end-of-image marker".into(),
-        });
-    }
-    let settings = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(u16::MAX.into())
-        .set_max_height(u16::MAX.into())
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(layout.data.as_ref()), settings);
-    decoder.decode_headers().map_err(jpeg_error)?;
-    let (width, height) = decoder.dimensions().unwrap_or_default();
-    check_size("JPEG", width as u64, height as u64, options)?;
-    let pixels = decoder.decode().map_err(jpeg_error)?;
-    if pixels.len() != width * height * 3 {
-        return Err(DecodeError::Unsupported {
-            format: "JPEG",
-            detail: format!("{} bytes for {width}x{height} pixels", pixels.len()),
-        });
-    }
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif))
-        .unwrap_or(Orientation::NoTransforms);
-    Ok(oriented(RgbImage::new(width as u32, height as u32, pixels), orientation))
-}
-
-/// What a walk over the markers of a JPEG finds.
-struct JpegLayout<'a> {
-    /// From the first byte to the end marker, without junk between segments.
-    data: Cow<'a, [u8]>,
-    /// Columns and rows, by the frame header.
-    size: Option<(u16, u16)>,
-    /// Whether the end marker was met.
-    ended: bool,
-}
-
-fn jpeg_layout(bytes: &[u8]) -> Result<JpegLayout<'_>, DecodeError> {
-    let u16_at = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
-    let start_of_image = 0..2;
-    let mut kept = vec![start_of_image];
-    let (mut at, mut size, mut ended) = (2, None, false);
-    while let Some((start, marker)) = next_marker(bytes, at) {
-        at = match marker {
-            0x01 | 0xd0..=0xd9 => start + 2,
-            _ => match u16_at(start + 2) {
-                Some(length) if length >= 2 => start + 2 + usize::from(length),
-                Some(_) => {
-                    return Err(DecodeError::Damaged {
-                        format: "JPEG",
-                        detail: format!("segment {marker:02x} has no length"),
-                    });
-                }
-                None => break,
-            },
-        };
-        if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
-            size = u16_at(start + 7).zip(u16_at(start + 5)).or(size);
-        }
-        if marker == 0xda {
-            at = end_of_scan(bytes, at);
-        }
-        if at > bytes.len() {
-            break;
-        }
-        kept.push(start..at);
-        ended = marker == 0xd9;
-        if ended {
-            break;
-        }
-    }
-    let whole = kept.windows(2).all(|pair| pair[0].end == pair[1].start);
-    let data = if whole {
-        Cow::Borrowed(&bytes[..at.min(bytes.len())])
-    } else {
-        kept.into_iter().flat_map(|range| &bytes[range]).copied().collect()
-    };
-    Ok(JpegLayout { data, size, ended })
-}
-
-/// Where the next marker begins, and its code. Fill bytes before it count as its own.
-fn next_marker(bytes: &[u8], from: usize) -> Option<(usize, u8)> {
-    let mut pairs = bytes.get(from..)?.windows(2).zip(from..);
-    pairs
-        .find(|(pair, _)| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))
-        .map(|(pair, at)| (at, pair[1]))
-}
-
-/// Where the entropy-coded data that begin at `from` end: at the next marker that is no restart.
-fn end_of_scan(bytes: &[u8], from: usize) -> usize {
-    let mut at = from;
-    while let Some(found) =
-        bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xff))
-    {
-        at += found;
-        match bytes.get(at + 1) {
-            Some(0x00 | 0xd0..=0xd7) => at += 2,
-            Some(0xff) => at += 1,
-            Some(_) => return at,
-            None => break,
-        }
-    }
-    bytes.len()
-}
-
-fn jpeg_error(error: JpegError) -> DecodeError {
-    let (format, detail) = ("JPEG", said(&error));
-    match error {
-        JpegError::ExhaustedData
-        | JpegError::IoErrors(_)
-        | JpegError::FormatStatic("Premature end of buffer") => {
-            DecodeError::Truncated { format, detail: "its data end before the picture does".into() }
-        }
-        JpegError::Unsupported(_) => DecodeError::Unsupported { format, detail },
-        _ => DecodeError::Damaged { format, detail },
-    }
-}
-
 /// A decoder's message on one line, without quotes around it or a full stop behind.
-fn said(error: &dyn std::fmt::Display) -> String {
+pub(crate) fn said(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     text.trim_matches('"').trim_end_matches('.').to_string()
 }
@@ -369,9 +236,8 @@ fn image_error(error: ImageError, format: &'static str) -> DecodeError {
 /// Any pixels to eight-bit RGB.
 fn to_rgb(image: DynamicImage, background: [u8; 3]) -> RgbImage {
     let (width, height) = (image.width(), image.height());
-    let from_16 = |values: Vec<u16>| {
-        values.into_iter().map(|v| ((u32::from(v) + 128) / 257) as u8).collect::<Vec<u8>>()
-    };
+    let from_16 =
+        |values: Vec<u16>| values.into_iter().map(|v| (v >> 8) as u8).collect::<Vec<u8>>();
     let from_f32 = |values: Vec<f32>| {
         values.into_iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect::<Vec<u8>>()
     };
@@ -424,7 +290,7 @@ fn over(value: u8, alpha: u8, behind: u8) -> u8 {
 // ---- orientation ----
 
 /// The image as it is meant to be seen.
-fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {
+pub(crate) fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {
     let (w, h) = (image.width() as usize, image.height() as usize);
     // The source of the target's pixel (x, y).
     match orientation {
@@ -459,4 +325,394 @@ fn moved(
         }
     }
     RgbImage::new(width as u32, height as u32, target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::{encoded, mean_difference, real, rgb8, synthetic};
+    use crate::{Hint, Stream};
+    use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
+
+    fn read(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
+        decode(bytes, &DecodeOptions::default())
+    }
+
+    fn refusal(bytes: &[u8]) -> String {
+        read(bytes).unwrap_err().to_string()
+    }
+
+    const FORMATS: [ImageFormat; 6] = [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+    ];
+
+    /// A smooth picture, which JPEG and GIF keep well.
+    fn smooth(width: u32, height: u32) -> RgbImage {
+        let pixels = (0..height).flat_map(|y| {
+            (0..width).flat_map(move |x| [(x * 255 / width) as u8, (y * 255 / height) as u8, 128])
+        });
+        RgbImage::new(width, height, pixels.collect())
+    }
+
+    #[test]
+    fn reads_every_format_by_content() {
+        let image = smooth(61, 47);
+        for format in FORMATS {
+            let decoded = read(&encoded(rgb8(&image), format)).unwrap();
+            assert_eq!((decoded.width(), decoded.height()), (61, 47), "{format:?}");
+            let lossless = !matches!(format, ImageFormat::Jpeg | ImageFormat::Gif);
+            let difference = mean_difference(decoded.pixels(), image.pixels());
+            assert!(difference <= if lossless { 0.0 } else { 8.0 }, "{format:?}: {difference}");
+        }
+    }
+
+    #[test]
+    fn brings_grey_alpha_and_sixteen_bits_to_rgb() {
+        let grey16 = ImageBuffer::<Luma<u16>, _>::from_raw(3, 1, vec![0u16, 32768, 65535]).unwrap();
+        assert_eq!(
+            read(&encoded(grey16, ImageFormat::Png)).unwrap().pixels(),
+            [0, 0, 0, 128, 128, 128, 255, 255, 255]
+        );
+        let rgb16 =
+            ImageBuffer::<Rgb<u16>, _>::from_raw(1, 1, vec![0x01ff_u16, 0x0200, 0x0300]).unwrap();
+        assert_eq!(read(&encoded(rgb16, ImageFormat::Png)).unwrap().pixels(), [1, 2, 3]);
+        let grey_alpha =
+            ImageBuffer::<LumaA<u8>, _>::from_raw(3, 1, vec![10u8, 255, 10, 0, 10, 51]).unwrap();
+        assert_eq!(
+            read(&encoded(grey_alpha, ImageFormat::Png)).unwrap().pixels(),
+            [10, 10, 10, 255, 255, 255, 206, 206, 206]
+        );
+        let rgba =
+            ImageBuffer::<Rgba<u8>, _>::from_raw(2, 1, vec![10u8, 20, 30, 255, 10, 20, 30, 0])
+                .unwrap();
+        let options = DecodeOptions { background: [1, 2, 3], ..DecodeOptions::default() };
+        for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Tiff] {
+            assert_eq!(
+                decode(&encoded(rgba.clone(), format), &options).unwrap().pixels(),
+                [10, 20, 30, 1, 2, 3],
+                "{format:?}"
+            );
+        }
+        let float = ImageBuffer::<Rgb<f32>, _>::from_raw(1, 1, vec![-1.0f32, 0.5, 7.0]).unwrap();
+        assert_eq!(read(&encoded(float, ImageFormat::Tiff)).unwrap().pixels(), [0, 128, 255]);
+        let grey = ImageBuffer::<Luma<u8>, _>::from_raw(8, 8, vec![77u8; 64]).unwrap();
+        assert_eq!(read(&encoded(grey, ImageFormat::Jpeg)).unwrap().pixels(), [77; 192]);
+    }
+
+    /// An EXIF block that holds nothing but an orientation.
+    fn exif(orientation: u8) -> Vec<u8> {
+        let mut exif = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        exif
+    }
+
+    fn jpeg_with_exif(jpeg: &[u8], exif: &[u8]) -> Vec<u8> {
+        let length = (exif.len() as u16 + 8).to_be_bytes();
+        [&jpeg[..2], &[0xff, 0xe1], &length, b"Exif\0\0", exif, &jpeg[2..]].concat()
+    }
+
+    #[test]
+    fn applies_all_eight_orientations() {
+        // Corners clockwise from the top left, as stored.
+        let (a, b, c, d) = ([0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]);
+        let mut image = RgbImage::filled(32, 16, [128; 3]);
+        for (corner, (x0, y0)) in [(a, (0, 0)), (b, (16, 0)), (c, (16, 8)), (d, (0, 8))] {
+            for (x, y) in (0..16).flat_map(|x| (0..8).map(move |y| (x, y))) {
+                let at = ((y0 + y) * 32 + x0 + x) * 3;
+                image.pixels_mut()[at..at + 3].copy_from_slice(&corner);
+            }
+        }
+        let expected = [
+            [a, b, c, d],
+            [b, a, d, c],
+            [c, d, a, b],
+            [d, c, b, a],
+            [a, d, c, b],
+            [d, a, b, c],
+            [c, b, a, d],
+            [b, c, d, a],
+        ];
+        let jpeg = encoded(rgb8(&image), ImageFormat::Jpeg);
+        for (orientation, corners) in (1..).zip(expected) {
+            let decoded = read(&jpeg_with_exif(&jpeg, &exif(orientation))).unwrap();
+            assert_eq!(decoded.width() == 16, orientation > 4);
+            let (x, y) = (decoded.width() - 1, decoded.height() - 1);
+            for (found, corner) in [(0, 0), (x, 0), (x, y), (0, y)]
+                .map(|(x, y)| decoded.pixel(x, y))
+                .iter()
+                .zip(corners)
+            {
+                assert!(
+                    mean_difference(found, &corner) < 12.0,
+                    "orientation {orientation}: {found:?} is not {corner:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn orientation_is_read_from_png_webp_and_tiff() {
+        use image::ImageEncoder;
+        let image = smooth(20, 10);
+        let mut png = Vec::new();
+        let mut encoder = image::codecs::png::PngEncoder::new(&mut png);
+        encoder.set_exif_metadata(exif(6)).unwrap();
+        encoder.write_image(image.pixels(), 20, 10, image::ExtendedColorType::Rgb8).unwrap();
+        let mut webp = Vec::new();
+        let mut encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut webp);
+        encoder.set_exif_metadata(exif(6)).unwrap();
+        encoder.write_image(image.pixels(), 20, 10, image::ExtendedColorType::Rgb8).unwrap();
+        for bytes in [png, webp] {
+            let decoded = read(&bytes).unwrap();
+            assert_eq!((decoded.width(), decoded.height()), (10, 20));
+            assert_eq!(
+                (decoded.pixel(0, 0), decoded.pixel(9, 19)),
+                (image.pixel(0, 9), image.pixel(19, 0))
+            );
+        }
+    }
+
+    #[test]
+    fn senseless_exif_is_ignored() {
+        let image = smooth(32, 16);
+        let jpeg = encoded(rgb8(&image), ImageFormat::Jpeg);
+        let plain = read(&jpeg).unwrap();
+        for block in [
+            &b"MZ\x90\0nonsense"[..],
+            &exif(0),
+            &exif(9),
+            &exif(255),
+            b"",
+            b"MM\0\x2a\xff\xff\xff\xff",
+        ] {
+            assert_eq!(read(&jpeg_with_exif(&jpeg, block)).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn cut_images_are_refused_at_every_length() {
+        let image = synthetic(40, 40, 3);
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
+            let whole = encoded(rgb8(&image), format);
+            for length in 0..whole.len() - 16 {
+                assert!(
+                    read(&whole[..length]).is_err(),
+                    "{format:?} cut to {length} of {} bytes",
+                    whole.len()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn junk_around_and_inside_a_jpeg_is_passed_over() {
+        let jpeg = encoded(rgb8(&smooth(32, 16)), ImageFormat::Jpeg);
+        let plain = read(&jpeg).unwrap();
+        assert_eq!(read(&[b"HTTP header\r\n\r\n", &jpeg[..]].concat()).unwrap(), plain);
+        assert_eq!(read(&[&jpeg[..], b"trailing bytes"].concat()).unwrap(), plain);
+        assert_eq!(read(&[&jpeg[..2], b"junk between", &jpeg[2..]].concat()).unwrap(), plain);
+    }
+
+    #[test]
+    fn lying_headers_are_refused_before_anything_is_allocated() {
+        let mut png =
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xc3\x50\0\0\xc3\x50\x08\x02\0\0\0".to_vec();
+        assert_eq!(
+            refusal(&png),
+            "its PNG header says 50000x50000 pixels, more than the limit of 178956970"
+        );
+        png[16..24].fill(0xff);
+        assert_eq!(
+            refusal(&png),
+            "its PNG header says 4294967295x4294967295 pixels, more than the limit of 178956970"
+        );
+        let mut jpeg = encoded(rgb8(&smooth(32, 16)), ImageFormat::Jpeg);
+        let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(
+            refusal(&jpeg),
+            "its JPEG header says 65535x65535 pixels, more than the limit of 178956970"
+        );
+        assert_eq!(
+            refusal(b"GIF89a\xff\xff\xff\xff\0\0\0"),
+            "its GIF header says 65535x65535 pixels, more than the limit of 178956970"
+        );
+        let small = DecodeOptions { max_pixels: 100, ..DecodeOptions::default() };
+        for format in FORMATS {
+            let refused = decode(&encoded(rgb8(&smooth(11, 10)), format), &small).unwrap_err();
+            assert!(
+                matches!(
+                    refused,
+                    DecodeError::TooLarge { width: 11, height: 10, max_pixels: 100, .. }
+                ),
+                "{format:?}: {refused}"
+            );
+            assert!(decode(&encoded(rgb8(&smooth(10, 10)), format), &small).is_ok(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_said_plainly() {
+        assert_eq!(refusal(b""), "the file is empty (0 bytes)");
+        assert_eq!(
+            refusal(b"just some text\n"),
+            "not an image of a known format: it starts with `just some te`"
+        );
+        assert_eq!(refusal(&[0, 1, 2]), "not an image of a known format: it starts with 00 01 02");
+        assert_eq!(
+            refusal(b"<html><body>404</body></html>"),
+            "not an image of a known format: it starts with `<html><body>`"
+        );
+        let others: [(&[u8], &str); 9] = [
+            (b"\0\0\0\x18ftypheic\0\0", "HEIC"),
+            (b"\0\0\0\x18ftypavif\0\0", "AVIF"),
+            (b"\xff\x0a\0\0", "JPEG XL"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+            (b"8BPS\0\x01", "a Photoshop document"),
+            (b"%PDF-1.7", "a PDF"),
+            (b"  <svg xmlns='x'>", "SVG"),
+            (b"PK\x03\x04", "a ZIP archive"),
+            (b"\0\0\0\x18ftypmp42\0\0", "a video"),
+        ];
+        for (bytes, format) in others {
+            assert_eq!(refusal(bytes), format!("it is {format}, which refit does not read"));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let image = synthetic(24, 24, 9);
+        let mut refused = 0;
+        for (which, format) in FORMATS.into_iter().enumerate() {
+            let whole = encoded(rgb8(&image), format);
+            for round in 0..400 {
+                let mut stream = Stream::new(7, "damage", &[which as u64, round]);
+                let mut bytes = whole.clone();
+                for _ in 0..=stream.below(8) {
+                    let at = stream.below(bytes.len());
+                    bytes[at] = stream.next_u32() as u8;
+                }
+                if stream.chance(0.3) {
+                    bytes.truncate(stream.below(bytes.len() + 1));
+                }
+                // A lying header must not make the test eat memory.
+                match decode(
+                    &bytes,
+                    &DecodeOptions { max_pixels: 1 << 20, ..DecodeOptions::default() },
+                ) {
+                    Ok(image) => assert!(image.width() > 0),
+                    Err(error) => {
+                        refused += 1;
+                        assert!(
+                            !error.to_string().contains("gave up"),
+                            "{format:?}, round {round}: its decoder panicked"
+                        );
+                        assert!(error.hint().is_some());
+                    }
+                }
+            }
+        }
+        assert!(refused > 500, "{refused}");
+    }
+
+    #[test]
+    fn troublesome_files_come_out_as_expected() {
+        let Some(folder) = real("trouble") else { return };
+        // Width, height and mean colour as PIL has them, or the refusal.
+        let cases: [(&str, Result<(u32, u32, [f64; 3]), &str>); 14] = [
+            ("broken.png", Err("the PNG is damaged")),
+            ("broken_data_stream.png", Err("the PNG is damaged")),
+            ("hopper.webp", Ok((128, 128, [89.78, 80.08, 95.53]))),
+            ("hopper_gray.jpg", Ok((128, 128, [84.69; 3]))),
+            ("hopper_orientation_6.jpg", Ok((128, 128, [89.67, 80.08, 95.34]))),
+            // PIL cannot convert 16-bit grey (it clips to white).
+            ("i_trns.png", Ok((64, 64, [35.0; 3]))),
+            ("invalid-exif.jpg", Ok((200, 200, [92.09; 3]))),
+            ("junk_jpeg_header.jpg", Ok((1024, 768, [117.1, 115.83, 116.81]))),
+            ("mode_16bit.png", Ok((128, 64, [255.0, 0.0, 0.0]))),
+            ("pil_sample_cmyk.jpg", Ok((100, 100, [30.23, 5.44, 7.39]))),
+            (
+                "reallybig.bmp",
+                Err("its BMP header says 3000000x2000000 pixels, more than the limit of 178956970"),
+            ),
+            (
+                "truncated_image.png",
+                Err("the PNG is cut short: its data end before the picture does"),
+            ),
+            (
+                "truncated_jpeg.jpg",
+                Err("the JPEG is cut short: it ends before its end-of-image marker"),
+            ),
+            ("uncompressed_la.png", Ok((128, 128, [241.4; 3]))),
+        ];
+        assert_eq!(
+            std::fs::read_dir(&folder).unwrap().count(),
+            cases.len(),
+            "every file has a case"
+        );
+        let mut wrong = Vec::new();
+        for (name, expected) in cases {
+            let found = decode_file(&folder.join(name), &DecodeOptions::default());
+            let as_expected = match (&found, &expected) {
+                (Ok(image), Ok((width, height, colour))) => {
+                    let mean = mean_colour(image);
+                    (image.width(), image.height()) == (*width, *height)
+                        && mean.iter().zip(colour).all(|(a, b)| (a - b).abs() < 0.5)
+                }
+                (Err(error), Err(message)) => error.to_string().starts_with(&format!(
+                    "`{}` cannot be used: {message}",
+                    folder.join(name).display()
+                )),
+                _ => false,
+            };
+            if !as_expected {
+                wrong.push(format!(
+                    "{name}: {found:?} {:?}, expected {expected:?}",
+                    found.as_ref().ok().map(mean_colour)
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    fn mean_colour(image: &RgbImage) -> [f64; 3] {
+        let pixels = image.pixels().as_chunks::<3>().0;
+        [0, 1, 2].map(|c| {
+            pixels.iter().map(|pixel| f64::from(pixel[c])).sum::<f64>() / pixels.len() as f64
+        })
+    }
+
+    #[test]
+    fn eight_orientations_of_a_photo_show_the_same() {
+        let Some(folder) = real("exif") else { return };
+        let photos: Vec<RgbImage> = (1..=8)
+            .map(|n| {
+                decode_file(&folder.join(format!("Landscape_{n}.jpg")), &DecodeOptions::default())
+                    .unwrap()
+            })
+            .collect();
+        for photo in &photos {
+            assert_eq!((photo.width(), photo.height()), (1800, 1200));
+            let difference = mean_difference(photo.pixels(), photos[0].pixels());
+            assert!(difference < 4.0, "{difference}");
+        }
+    }
+
+    #[test]
+    fn half_a_photo_is_refused_and_whole_ones_are_read() {
+        let Some(folder) = real("ants_bees/train") else { return };
+        let mut photos = 0;
+        for path in crate::list_images(&[folder]).unwrap() {
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(read(&bytes).is_ok(), "{}: {:?}", path.display(), read(&bytes));
+            assert!(read(&bytes[..bytes.len() / 2]).is_err(), "half of {}", path.display());
+            photos += 1;
+        }
+        assert_eq!(photos, 245);
+    }
 }

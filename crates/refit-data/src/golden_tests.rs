@@ -34,7 +34,7 @@ impl Case {
                 return crop_and_resize(
                     &image,
                     region,
-                    preprocess.size as u32,
+                    (preprocess.size as u32, preprocess.size as u32),
                     preprocess.interpolation,
                 );
             }
@@ -48,6 +48,8 @@ impl Case {
     }
 }
 
+const MEAN: f64 = 0.07;
+
 #[test]
 fn pixels_equal_torchvisions() {
     let read = |name: &str| {
@@ -60,11 +62,14 @@ fn pixels_equal_torchvisions() {
         let (ours, theirs) = (case.ours(), read(&case.file));
         let mean = mean_difference(ours.pixels(), &theirs);
         let most = ours.pixels().iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        // The requirement is a mean of one step; what is measured is zero, so that is held.
-        if mean > 0.0 {
+        // The requirement is a mean of at most one step; measured are at most MEAN and one or two steps,
+        // from resizing weights of 16 bits where PIL has 22. Colours are exact.
+        let (allowed_mean, allowed_most) =
+            if case.preprocess.is_some() { (MEAN, 2) } else { (0.0, 0) };
+        if mean > allowed_mean || most > allowed_most {
             failures.push(format!(
-                "{} {}x{} {:?}: mean {mean:.4}, most {most}",
-                case.file, case.width, case.height, case.preprocess
+                "{} {}x{}: mean {mean:.4}, most {most}",
+                case.file, case.width, case.height
             ));
         }
     }

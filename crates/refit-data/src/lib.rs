@@ -19,6 +19,7 @@ mod error;
 #[cfg(test)]
 mod golden_tests;
 mod image;
+mod jpeg;
 mod parallel;
 pub mod preprocess;
 mod rng;

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use fast_image_resize as fir;
+use fast_image_resize::{self as fir, ImageView};
 use fir::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fir::pixels::U8x3;
 use serde::{Deserialize, Serialize};
@@ -122,7 +122,7 @@ impl Preprocess {
         let size = self.size as u32;
         match self.resize {
             Resize::ShorterSide { to } => self.centre(image, to as u32),
-            Resize::Squash => resize(image, Region::all(image), size, size, self.interpolation),
+            Resize::Squash => resize(image, size, size, self.interpolation),
             Resize::Letterbox { fill } => self.letterbox(image, fill),
         }
     }
@@ -141,7 +141,8 @@ impl Preprocess {
             width: f64::from(x.length) * scale.0,
             height: f64::from(y.length) * scale.1,
         };
-        let kept = resize(image, region, x.length, y.length, self.interpolation);
+        let order = Order::of((image.width(), image.height()), (width, height));
+        let kept = resize_region(image, region, (x.length, y.length), self.interpolation, order);
         padded(kept, size, x.padding, y.padding, [0; 3])
     }
 
@@ -153,7 +154,7 @@ impl Preprocess {
             (((length * u64::from(size)) as f64 / longer as f64).round() as u32).max(1)
         };
         let (width, height) = (side(width), side(height));
-        let inner = resize(image, Region::all(image), width, height, self.interpolation);
+        let inner = resize(image, width, height, self.interpolation);
         padded(inner, size, (size - width) / 2, (size - height) / 2, fill)
     }
 
@@ -243,18 +244,14 @@ impl Window {
 
 /// A rectangle of an image, in pixels and parts of pixels.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Region {
-    pub left: f64,
-    pub top: f64,
-    pub width: f64,
-    pub height: f64,
+struct Region {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
 }
 
 impl Region {
-    pub(crate) fn all(image: &RgbImage) -> Self {
-        Self { left: 0.0, top: 0.0, width: image.width().into(), height: image.height().into() }
-    }
-
     /// Rounding may have put an edge a hair outside.
     fn within(self, image: &RgbImage) -> Self {
         let (width, height) = (f64::from(image.width()), f64::from(image.height()));
@@ -268,68 +265,126 @@ impl Region {
     }
 }
 
-/// A region of an image, resized. Pixels next to the region take part, as with PIL's `box`.
+/// Which sides are resized first. Values are rounded and clipped in between, so it shows at hard
+/// edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Rows,
+    Columns,
+}
+
+impl Order {
+    /// PIL's rule: rows, but columns where the height shrinks by more than twice as many pixels as
+    /// the width does (so from Pillow 13 on; before, always rows).
+    fn of(from: (u32, u32), to: (u64, u64)) -> Self {
+        let shrinks = |from: u32, to: u64| i128::from(from) - i128::from(to);
+        let (width, height) = (shrinks(from.0, to.0), shrinks(from.1, to.1));
+        if height > 0 && height > 2 * width { Self::Columns } else { Self::Rows }
+    }
+}
+
+/// A whole image, resized.
 pub(crate) fn resize(
     image: &RgbImage,
-    region: Region,
     width: u32,
     height: u32,
     interpolation: Interpolation,
 ) -> RgbImage {
-    let Region { left, top, width: from_width, height: from_height } = region.within(image);
-    let options = convolution(interpolation).crop(left, top, from_width, from_height);
-    resized(width, height, |target, resizer| {
-        Ok(resizer.resize_typed(&view(image)?, target, &options)?)
-    })
+    crop_and_resize(image, [0, 0, image.width(), image.height()], (width, height), interpolation)
 }
 
-/// A rectangle of whole pixels, cut out and then resized: pixels next to it take no part.
+/// A rectangle (left, top, width, height) of whole pixels, cut out and then resized: pixels next to
+/// it take no part.
+///
+/// # Panics
+/// If the rectangle lies outside.
 pub(crate) fn crop_and_resize(
     image: &RgbImage,
     [left, top, width, height]: [u32; 4],
-    size: u32,
+    to: (u32, u32),
     interpolation: Interpolation,
 ) -> RgbImage {
-    resized(size, size, |target, resizer| {
-        let source = TypedCroppedImage::new(view(image)?, left, top, width, height)?;
-        Ok(resizer.resize_typed(&source, target, &convolution(interpolation))?)
+    let all = Region { left: 0.0, top: 0.0, width: width.into(), height: height.into() };
+    let order = Order::of((width, height), (to.0.into(), to.1.into()));
+    let resized = view(image).and_then(|source| {
+        let source = TypedCroppedImage::new(source, left, top, width, height)?;
+        in_two_passes(&source, all, to, interpolation, order)
+    });
+    resized.unwrap_or_else(|error| {
+        panic!("resizing {width}x{height} at ({left}, {top}) of {image:?} to {to:?}: {error}")
     })
 }
 
-fn convolution(interpolation: Interpolation) -> fir::ResizeOptions {
-    let filter = match interpolation {
-        Interpolation::Bicubic => fir::FilterType::CatmullRom,
-        Interpolation::Bilinear => fir::FilterType::Bilinear,
-    };
-    fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).use_alpha(false)
+/// A region of an image, resized; pixels next to it take part, so the result is the same part of
+/// the whole image resized.
+///
+/// # Panics
+/// If the resizer refuses. Sides are never zero and regions lie inside, so only a bug comes here.
+fn resize_region(
+    image: &RgbImage,
+    region: Region,
+    to: (u32, u32),
+    interpolation: Interpolation,
+    order: Order,
+) -> RgbImage {
+    let resized = view(image)
+        .and_then(|source| in_two_passes(&source, region.within(image), to, interpolation, order));
+    resized.unwrap_or_else(|error| panic!("resizing {region:?} of {image:?} to {to:?}: {error}"))
 }
 
-fn view(image: &RgbImage) -> Result<TypedImageRef<'_, U8x3>, Box<dyn std::error::Error>> {
+fn view(image: &RgbImage) -> Result<TypedImageRef<'_, U8x3>, ResizeError> {
     Ok(TypedImageRef::from_buffer(image.width(), image.height(), image.pixels())?)
 }
 
-/// # Panics
-/// If the resizer refuses. Sides are never zero and regions lie inside, so only a bug comes here.
-fn resized(
-    width: u32,
-    height: u32,
-    work: impl FnOnce(
-        &mut TypedImage<U8x3>,
-        &mut fir::Resizer,
-    ) -> Result<(), Box<dyn std::error::Error>>,
-) -> RgbImage {
+type ResizeError = Box<dyn std::error::Error>;
+
+fn in_two_passes(
+    source: &impl ImageView<Pixel = U8x3>,
+    region: Region,
+    (width, height): (u32, u32),
+    interpolation: Interpolation,
+    order: Order,
+) -> Result<RgbImage, ResizeError> {
     thread_local! {
-        /// Keeps its scratch space from one image to the next.
-        static RESIZER: RefCell<fir::Resizer> = RefCell::new(fir::Resizer::new());
+        /// Scratch space kept from one image to the next: the resizer's and the first pass's result.
+        static SCRATCH: RefCell<(fir::Resizer, Vec<u8>)> = RefCell::new((fir::Resizer::new(), Vec::new()));
     }
+    let (filter, radius) = match interpolation {
+        Interpolation::Bicubic => (fir::FilterType::CatmullRom, 2.0),
+        Interpolation::Bilinear => (fir::FilterType::Bilinear, 1.0),
+    };
+    let options =
+        fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).use_alpha(false);
     let mut pixels = vec![0; width as usize * height as usize * 3];
-    let done = TypedImage::from_buffer(width, height, &mut pixels)
-        .map_err(Into::into)
-        .and_then(|mut target| RESIZER.with_borrow_mut(|resizer| work(&mut target, resizer)));
-    if let Err(error) = done {
-        panic!("resizing to {width}x{height}: {error}");
-    }
-    RgbImage::new(width, height, pixels)
+    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels)?;
+    SCRATCH.with_borrow_mut(|(resizer, between)| -> Result<(), ResizeError> {
+        if order == Order::Columns {
+            // As the resizer does by itself on eight-bit values.
+            return Ok(resizer.resize_typed(
+                source,
+                &mut target,
+                &options.crop(region.left, region.top, region.width, region.height),
+            )?);
+        }
+        // The rows that the second pass will look at.
+        let reach = radius * (region.height / f64::from(height)).max(1.0) + 1.0;
+        let first = (region.top - reach).floor().max(0.0);
+        let last = (region.top + region.height + reach).ceil().min(source.height().into());
+        let rows = (last - first) as u32;
+        between.resize(width as usize * rows as usize * 3, 0);
+        let mut wide = TypedImage::<U8x3>::from_buffer(width, rows, between)?;
+        resizer.resize_typed(
+            source,
+            &mut wide,
+            &options.crop(region.left, first, region.width, rows.into()),
+        )?;
+        Ok(resizer.resize_typed(
+            &wide,
+            &mut target,
+            &options.crop(0.0, region.top - first, width.into(), region.height),
+        )?)
+    })?;
+    Ok(RgbImage::new(width, height, pixels))
 }
 
 /// The image put into a square of `size`, at (`left`, `top`).
@@ -344,4 +399,160 @@ fn padded(image: RgbImage, size: u32, left: u32, top: u32, fill: [u8; 3]) -> Rgb
         to[left as usize * 3..][..row].copy_from_slice(from);
     }
     square
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::{mean_difference, synthetic};
+    use crate::{DecodeOptions, Hint};
+
+    const BASE: Preprocess = Preprocess {
+        size: 4,
+        resize: Resize::ShorterSide { to: 4 },
+        interpolation: Interpolation::Bicubic,
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
+
+    #[test]
+    fn normalizes_channel_by_channel() {
+        let image = RgbImage::filled(9, 7, [0, 128, 255]);
+        let values = BASE.apply(&image);
+        assert_eq!(values.len(), BASE.len());
+        for (c, v) in [(0, 0.0f32), (1, 128.0), (2, 255.0)] {
+            let expected = (v / 255.0 - BASE.mean[c]) / BASE.std[c];
+            assert!(values[c * 16..][..16].iter().all(|&value| value == expected), "{c}");
+        }
+    }
+
+    #[test]
+    fn letterbox_shows_all_and_fills_the_rest() {
+        let letterbox = Preprocess { resize: Resize::Letterbox { fill: [9, 8, 7] }, ..BASE };
+        let square = letterbox.square(&RgbImage::filled(40, 20, [200, 100, 50]));
+        let rows: Vec<[u8; 3]> = (0..4).map(|y| square.pixel(2, y)).collect();
+        assert_eq!(rows, [[9, 8, 7], [200, 100, 50], [200, 100, 50], [9, 8, 7]]);
+        // The longest and thinnest still leave a line.
+        let square = letterbox.square(&RgbImage::filled(1, 5000, [1, 2, 3]));
+        assert_eq!((square.pixel(1, 0), square.pixel(0, 0)), ([1, 2, 3], [9, 8, 7]));
+    }
+
+    #[test]
+    fn smaller_than_the_crop_is_padded_with_black() {
+        let padded = Preprocess { size: 7, resize: Resize::ShorterSide { to: 4 }, ..BASE };
+        let square = padded.square(&RgbImage::filled(4, 4, [50; 3]));
+        let row: Vec<u8> = (0..7).map(|x| square.pixel(x, 3)[0]).collect();
+        assert_eq!(row, [0, 50, 50, 50, 50, 0, 0]);
+    }
+
+    #[test]
+    fn crop_offsets_round_halves_to_even() {
+        let starts: Vec<u64> = (4..12).map(|side| Window::centre(side, 4).start).collect();
+        assert_eq!(starts, [0, 0, 1, 2, 2, 2, 3, 4]);
+        assert_eq!(shorter_side_to(500, 375, 256), (341, 256));
+        assert_eq!(shorter_side_to(375, 500, 256), (256, 341));
+    }
+
+    #[test]
+    fn extreme_shapes_cost_no_more_than_others() {
+        let long = RgbImage::filled(1, 2_000_000, [10, 20, 30]);
+        for resize in [
+            Resize::ShorterSide { to: 256 },
+            Resize::Squash,
+            Resize::Letterbox { fill: [10, 20, 30] },
+        ] {
+            let square = Preprocess { size: 224, resize, ..BASE }.square(&long);
+            assert!(
+                square.pixels().as_chunks::<3>().0.iter().all(|pixel| *pixel == [10, 20, 30]),
+                "{resize:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn cropping_first_equals_resizing_all() {
+        let image = synthetic(173, 311, 5);
+        for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
+            let cropped = Preprocess {
+                size: 50,
+                resize: Resize::ShorterSide { to: 90 },
+                interpolation,
+                ..BASE
+            }
+            .square(&image);
+            let whole = resize(&image, 90, 161, interpolation);
+            let (left, top) = (20, 56);
+            let part: Vec<u8> = (0..50)
+                .flat_map(|y| (0..50).flat_map(move |x| [x + left, y + top]))
+                .collect::<Vec<u32>>()
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .flat_map(|&[x, y]| whole.pixel(x, y))
+                .collect();
+            let difference = mean_difference(cropped.pixels(), &part);
+            assert!(difference < 0.01, "{interpolation:?}: {difference}");
+        }
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let message = |preprocess: Preprocess| preprocess.validate().unwrap_err().to_string();
+        assert!(BASE.validate().is_ok());
+        assert_eq!(
+            message(Preprocess { size: 0, ..BASE }),
+            "the preprocessing's size is 0, not from 1 to 16384"
+        );
+        assert_eq!(
+            message(Preprocess { resize: Resize::ShorterSide { to: 20000 }, ..BASE }),
+            "the preprocessing's shorter side is 20000, not from 1 to 16384"
+        );
+        assert_eq!(
+            message(Preprocess { mean: [0.0, f32::NAN, 0.0], ..BASE }),
+            "the preprocessing's mean is [0.0, NaN, 0.0], not three finite numbers"
+        );
+        assert_eq!(
+            message(Preprocess { std: [1.0, 0.0, 1.0], ..BASE }),
+            "the preprocessing's std is [1.0, 0.0, 1.0], not three positive numbers"
+        );
+        assert!(Preprocess { size: 0, ..BASE }.validate().unwrap_err().hint().is_some());
+    }
+
+    #[test]
+    fn every_setting_enters_the_digest() {
+        let decode = DecodeOptions::default();
+        let mut digests = vec![
+            BASE.digest(&decode),
+            BASE.digest(&DecodeOptions { background: [0; 3], ..decode }),
+            Preprocess { size: 5, ..BASE }.digest(&decode),
+            Preprocess { resize: Resize::ShorterSide { to: 5 }, ..BASE }.digest(&decode),
+            Preprocess { resize: Resize::Squash, ..BASE }.digest(&decode),
+            Preprocess { resize: Resize::Letterbox { fill: [0; 3] }, ..BASE }.digest(&decode),
+            Preprocess { resize: Resize::Letterbox { fill: [1; 3] }, ..BASE }.digest(&decode),
+            Preprocess { interpolation: Interpolation::Bilinear, ..BASE }.digest(&decode),
+            Preprocess { mean: [0.5; 3], ..BASE }.digest(&decode),
+            Preprocess { std: [0.5; 3], ..BASE }.digest(&decode),
+        ];
+        let count = digests.len();
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!(digests.len(), count);
+        assert_eq!(
+            BASE.digest(&decode),
+            BASE.digest(&DecodeOptions { max_pixels: 5, ..decode }),
+            "a limit changes no pixels"
+        );
+    }
+
+    #[test]
+    fn serializes_with_kebab_case_names() {
+        let text =
+            serde_json::to_string(&Preprocess { mean: [0.5; 3], std: [0.5; 3], ..BASE }).unwrap();
+        assert_eq!(
+            text,
+            r#"{"size":4,"resize":{"shorter-side":{"to":4}},"interpolation":"bicubic","mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#
+        );
+        assert_eq!(serde_json::to_string(&Resize::Squash).unwrap(), r#""squash""#);
+        assert_eq!(serde_json::from_str::<Preprocess>(&text).unwrap().resize, BASE.resize);
+    }
 }

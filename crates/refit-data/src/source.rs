@@ -626,3 +626,355 @@ fn walk(
 fn metadata(path: &Path) -> Result<fs::Metadata, DataError> {
     fs::metadata(path).map_err(|source| DataError::read(path, source))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// A folder with these files in it; their content does not matter here.
+    fn tree(files: &[&str]) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        dir
+    }
+
+    fn numbered(folder: &str, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{folder}/{n:03}.jpg")).collect()
+    }
+
+    fn open(dir: &TempDir) -> Result<Dataset, DataError> {
+        Dataset::open(dir.path(), &SourceOptions::default())
+    }
+
+    /// Paths from the folder on, with their labels.
+    fn shown(dir: &TempDir, samples: &[Sample]) -> Vec<(String, usize)> {
+        samples
+            .iter()
+            .map(|s| {
+                (s.path.strip_prefix(dir.path()).unwrap().to_string_lossy().into_owned(), s.label)
+            })
+            .collect()
+    }
+
+    fn message(dir: &TempDir, error: &DataError) -> String {
+        error.to_string().replace(&*dir.path().to_string_lossy(), "DIR")
+    }
+
+    #[test]
+    fn class_folders_are_split_in_the_same_way_each_time() {
+        let files: Vec<String> = [numbered("b", 10), numbered("a", 5), numbered("c", 1)].concat();
+        let dir = tree(&files.iter().map(String::as_str).collect::<Vec<_>>());
+        let dataset = open(&dir).unwrap();
+        assert_eq!(dataset.classes, ["a", "b", "c"]);
+        assert!(!dataset.has_given_val && dataset.test.is_empty() && dataset.notes.is_empty());
+        let count = |samples: &[Sample], label| samples.iter().filter(|s| s.label == label).count();
+        assert_eq!(
+            [0, 1, 2].map(|label| (count(&dataset.train, label), count(&dataset.val, label))),
+            [(4, 1), (8, 2), (1, 0)]
+        );
+        assert_eq!(open(&dir).unwrap(), dataset);
+        let other =
+            Dataset::open(dir.path(), &SourceOptions { seed: 1, ..SourceOptions::default() })
+                .unwrap();
+        assert_ne!(other.val, dataset.val);
+        let elsewhere = tree(&files.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(
+            shown(&elsewhere, &open(&elsewhere).unwrap().val),
+            shown(&dir, &dataset.val),
+            "the place does not matter"
+        );
+        let none = Dataset::open(
+            dir.path(),
+            &SourceOptions { val_fraction: Some(0.0), ..SourceOptions::default() },
+        )
+        .unwrap();
+        assert!(none.val.is_empty() && none.train.len() == 16);
+    }
+
+    #[test]
+    fn a_split_keeps_one_of_each_class_on_both_sides() {
+        let samples: Vec<Sample> = (0..100)
+            .map(|n| Sample {
+                path: n.to_string().into(),
+                label: [0, 0, 0, 0, 0, 0, 0, 1, 2, 2][n % 10],
+            })
+            .collect();
+        for fraction in [0.01, 0.2, 0.5, 0.99] {
+            let (kept, off) = stratified_split(&samples, fraction, 3);
+            assert_eq!(kept.len() + off.len(), 100);
+            for label in 0..3 {
+                assert!(
+                    kept.iter().any(|s| s.label == label) && off.iter().any(|s| s.label == label),
+                    "{fraction} {label}"
+                );
+            }
+        }
+        let (kept, off) = stratified_split(&samples[..2], 0.2, 0);
+        assert_eq!((kept.len(), off.len()), (1, 1));
+    }
+
+    #[test]
+    fn given_parts_are_used_and_hidden_things_are_not() {
+        let dir = tree(&[
+            "Train/cat/1.jpg",
+            "Train/cat/deep/er/2.png",
+            "Train/dog/1",
+            "Train/.hidden/x.jpg",
+            "Train/dog/.DS_Store",
+            "Train/loose.jpg",
+            "Train/__MACOSX/cat/1.jpg",
+            "VALID/dog/9.jpg",
+            "test/cat/8.jpg",
+            "extra/1.jpg",
+            "README.md",
+        ]);
+        fs::create_dir(dir.path().join("Train/empty")).unwrap();
+        let dataset = open(&dir).unwrap();
+        assert_eq!(dataset.classes, ["cat", "dog"]);
+        assert_eq!(
+            shown(&dir, &dataset.train),
+            [
+                ("Train/cat/1.jpg".into(), 0),
+                ("Train/cat/deep/er/2.png".into(), 0),
+                ("Train/dog/1".into(), 1)
+            ]
+        );
+        assert_eq!(
+            shown(&dir, &dataset.val),
+            [("VALID/dog/9.jpg".into(), 1)],
+            "a class missing from validation shifts nothing"
+        );
+        assert_eq!(shown(&dir, &dataset.test), [("test/cat/8.jpg".into(), 0)]);
+        assert!(dataset.has_given_val);
+        let mut notes: Vec<String> = dataset
+            .notes
+            .iter()
+            .map(|note| note.replace(&*dir.path().to_string_lossy(), "DIR"))
+            .collect();
+        notes.sort();
+        let expected = [
+            "1 file lies directly in `DIR/Train`, in no class folder, and not used",
+            "`DIR/extra` lies beside the training folder and is not used",
+            "no test images of `dog`",
+            "no validation images of `cat`",
+            "the class folder `DIR/Train/empty` is empty and not used",
+        ];
+        assert_eq!(notes, expected);
+        assert_eq!(dataset.samples().count(), 5);
+    }
+
+    #[test]
+    fn train_and_test_alone_leave_test_alone() {
+        let dir =
+            tree(&["train/a/1", "train/a/2", "train/b/1", "train/b/2", "test/a/3", "test/b/3"]);
+        let dataset = open(&dir).unwrap();
+        assert_eq!(
+            (dataset.train.len(), dataset.val.len(), dataset.test.len(), dataset.has_given_val),
+            (2, 2, 2, false)
+        );
+    }
+
+    #[test]
+    fn parts_beside_bare_class_folders_are_found() {
+        let dir = tree(&["a/1", "b/1", "val/a/2", "val/b/2", "test/1.jpg"]);
+        let dataset = open(&dir).unwrap();
+        assert_eq!(
+            dataset.classes,
+            ["a", "b", "test"],
+            "a folder `test` of images only is a class"
+        );
+        assert_eq!((dataset.val.len(), dataset.has_given_val), (2, true));
+    }
+
+    #[test]
+    fn validation_from_elsewhere_goes_by_name() {
+        let dir = tree(&["train/a/1", "train/b/1", "train/c/1", "val/a/2"]);
+        let elsewhere = tree(&["set/c/5", "set/b/4", "parts/val/b/6", "list.csv", "x.jpg"]);
+        let with = |val: &str| {
+            Dataset::open(
+                dir.path(),
+                &SourceOptions {
+                    val: Some(elsewhere.path().join(val)),
+                    ..SourceOptions::default()
+                },
+            )
+        };
+        let dataset = with("set").unwrap();
+        assert_eq!(shown(&elsewhere, &dataset.val), [("set/b/4".into(), 1), ("set/c/5".into(), 2)]);
+        assert!(
+            dataset.has_given_val && dataset.notes[0].contains("are not used; those in"),
+            "{:?}",
+            dataset.notes
+        );
+        assert_eq!(shown(&elsewhere, &with("parts").unwrap().val), [("parts/val/b/6".into(), 1)]);
+        fs::write(elsewhere.path().join("list.csv"), "path,label\nx.jpg,c\n").unwrap();
+        assert_eq!(shown(&elsewhere, &with("list.csv").unwrap().val), [("x.jpg".into(), 2)]);
+    }
+
+    #[test]
+    fn folders_that_cannot_be_learned_from_are_refused() {
+        let refused = |files: &[&str]| {
+            let dir = tree(files);
+            message(&dir, &open(&dir).unwrap_err())
+        };
+        assert_eq!(refused(&[]), "`DIR` holds no images");
+        assert_eq!(refused(&["train/.keep"]), "`DIR/train` holds no images");
+        assert_eq!(refused(&["1.jpg", "2.jpg"]), "`DIR` holds 2 files but no class folders");
+        assert_eq!(refused(&["train/1.jpg"]), "`DIR/train` holds 1 file but no class folders");
+        assert_eq!(
+            refused(&["cat/1.jpg"]),
+            "`DIR` holds one class only, `cat`; two or more are needed"
+        );
+        assert_eq!(
+            refused(&["val/a/1", "test/a/1"]),
+            "`DIR` has no training images, only `val`, `test`"
+        );
+        assert_eq!(
+            refused(&["train/a/1", "train/b/1", "val/A/1"]),
+            "the validation images in `DIR/val` have a class `A` that the training images lack (they have `a`, `b`)"
+        );
+        assert_eq!(
+            refused(&["train/a/1", "train/b/1", "test/c/1"]),
+            "the test images in `DIR/test` have a class `c` that the training images lack (they have `a`, `b`)"
+        );
+        assert_eq!(
+            refused(&["train/a/1", "train/b/1", "val/a/1", "valid/a/1"]),
+            "`DIR/val` and `DIR/valid` both mean the validation images"
+        );
+    }
+
+    #[test]
+    fn options_that_contradict_are_refused() {
+        let dir = tree(&["train/a/1", "train/b/1", "val/a/1"]);
+        let refused =
+            |path: &Path, options| message(&dir, &Dataset::open(path, &options).unwrap_err());
+        let fraction =
+            |value| SourceOptions { val_fraction: Some(value), ..SourceOptions::default() };
+        assert_eq!(
+            refused(dir.path(), fraction(1.0)),
+            "the validation fraction is 1; it must be at least 0 and less than 1"
+        );
+        assert_eq!(
+            refused(dir.path(), fraction(f64::NAN)),
+            "the validation fraction is NaN; it must be at least 0 and less than 1"
+        );
+        assert_eq!(
+            refused(dir.path(), fraction(0.3)),
+            "a validation fraction of 0.3 and a validation set in `DIR/val` are both given"
+        );
+        assert_eq!(
+            refused(&dir.path().join("nowhere"), SourceOptions::default()),
+            "`DIR/nowhere` does not exist"
+        );
+        assert_eq!(
+            refused(&dir.path().join("train/a/1"), SourceOptions::default()),
+            "`DIR/train/a/1` is neither a folder nor a .csv file"
+        );
+    }
+
+    #[test]
+    fn a_csv_is_read_by_its_header() {
+        let dir = tree(&["img/1.jpg", "img/2.jpg", "img/3, or so.jpg", "img/4.jpg"]);
+        let absolute = dir.path().join("img/4.jpg");
+        let csv = format!(
+            "\u{feff}Label, note ,PATH,split\ndog,x,img/1.jpg,\ncat,,img/2.jpg,Train\ncat,,\"img/3, or so.jpg\",validation\ndog,,{},test\ndog,,img/1.jpg,\n",
+            absolute.display()
+        );
+        let path = dir.path().join("set.CSV");
+        fs::write(&path, csv).unwrap();
+        let dataset = Dataset::open(&path, &SourceOptions::default()).unwrap();
+        assert_eq!(dataset.classes, ["cat", "dog"]);
+        assert_eq!(shown(&dir, &dataset.train), [("img/1.jpg".into(), 1), ("img/2.jpg".into(), 0)]);
+        assert_eq!(shown(&dir, &dataset.val), [("img/3, or so.jpg".into(), 0)]);
+        assert_eq!(shown(&dir, &dataset.test), [("img/4.jpg".into(), 1)]);
+        assert!(
+            dataset.has_given_val && dataset.notes[0].starts_with("1 line of"),
+            "{:?}",
+            dataset.notes
+        );
+    }
+
+    #[test]
+    fn csvs_that_cannot_be_used_are_refused() {
+        let dir = tree(&["1.jpg", "2.jpg"]);
+        let refused = |csv: &[u8]| {
+            let path = dir.path().join("set.csv");
+            fs::write(&path, csv).unwrap();
+            message(&dir, &Dataset::open(&path, &SourceOptions::default()).unwrap_err())
+        };
+        assert_eq!(refused(b""), "`DIR/set.csv` has no column `path`; its first line is ``");
+        assert_eq!(
+            refused(b"1.jpg,cat\n2.jpg,dog\n"),
+            "`DIR/set.csv` has no column `path`; its first line is `1.jpg,cat`"
+        );
+        assert_eq!(
+            refused(b"path,class\n1.jpg,cat\n"),
+            "`DIR/set.csv` has no column `label`; its first line is `path,class`"
+        );
+        assert_eq!(refused(b"path,label\n"), "`DIR/set.csv` holds no images");
+        assert_eq!(
+            refused(b"path,label\n1.jpg,cat\n2.jpg, \n"),
+            "line 3 of `DIR/set.csv` has an empty `label`"
+        );
+        assert_eq!(refused(b"path,label\n,cat\n"), "line 2 of `DIR/set.csv` has an empty `path`");
+        assert_eq!(
+            refused(b"path,label,split\n1.jpg,cat,holdout\n"),
+            "line 2 of `DIR/set.csv` has the split `holdout`"
+        );
+        assert_eq!(
+            refused(b"path,label\n1.jpg\n"),
+            "`DIR/set.csv` is not a well-formed CSV: line 2 has 1 field, the first line 2"
+        );
+        assert_eq!(
+            refused(b"path,label\n1.jpg,\xff\xfe\n"),
+            "`DIR/set.csv` is not a well-formed CSV: line 2 is not UTF-8"
+        );
+        assert_eq!(
+            refused(b"path,label\n1.jpg,cat\n1.jpg,dog\n"),
+            "`DIR/set.csv` gives `DIR/1.jpg` two labels, `cat` and `dog`"
+        );
+        assert_eq!(
+            refused(b"path,label\n1.jpg,cat\n2.jpg,cat\n"),
+            "`DIR/set.csv` holds one class only, `cat`; two or more are needed"
+        );
+        assert_eq!(
+            refused(b"path,label,split\n1.jpg,cat,val\n"),
+            "`DIR/set.csv` has no training images, only `validation`"
+        );
+        assert_eq!(
+            refused(b"path,label\na,x\nb,x\nc,x\nd,x\ne,x\nf,x\ng,y\n1.jpg,y\n"),
+            "`DIR/set.csv` names 7 files that do not exist: `DIR/a`, `DIR/b`, `DIR/c`, `DIR/d`, `DIR/e` and 2 more"
+        );
+    }
+
+    #[test]
+    fn lists_images_for_prediction() {
+        let dir = tree(&["b.jpg", "a/2.jpg", "a/1.txt", "a/.x", "c.png"]);
+        let at = |name: &str| dir.path().join(name);
+        let shown: Vec<PathBuf> = list_images(&[at("c.png"), dir.path().into()]).unwrap();
+        assert_eq!(shown, [at("c.png"), at("b.jpg"), at("c.png"), at("a/1.txt"), at("a/2.jpg")]);
+        assert_eq!(
+            message(&dir, &list_images(&[at("none")]).unwrap_err()),
+            "`DIR/none` does not exist"
+        );
+        fs::create_dir(at("empty")).unwrap();
+        assert_eq!(
+            message(&dir, &list_images(&[at("empty")]).unwrap_err()),
+            "`DIR/empty` holds no images"
+        );
+        assert!(list_images(&[]).unwrap().is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_a_circle_end() {
+        let dir = tree(&["a/1.jpg", "b/1.jpg"]);
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("a/up")).unwrap();
+        assert!(list_images(&[dir.path().into()]).unwrap().len() < 10);
+    }
+}
