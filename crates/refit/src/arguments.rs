@@ -1,0 +1,63 @@
+//! Values on the command line that are more than a word or a number.
+
+use refit::HeadKind;
+
+/// `90s`, `10m`, `1h`, `1h30m`: in seconds.
+pub fn duration(text: &str) -> Result<f64, String> {
+    let wrong = || "write a number and a unit, such as 90s, 10m or 1h30m".to_owned();
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at(digits);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
+        let scale = match &unit[..end] {
+            "s" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        seconds += number * scale;
+        rest = &unit[end..];
+    }
+    if seconds > 0.0 { Ok(seconds) } else { Err(wrong()) }
+}
+
+/// `linear` or `mlp:H`.
+pub fn head(text: &str) -> Result<HeadKind, String> {
+    let wrong = || "write `linear`, or `mlp:H` for a hidden layer of H units".to_owned();
+    match text.split_once(':') {
+        None if text == "linear" => Ok(HeadKind::Linear),
+        Some(("mlp", units)) => match units.parse() {
+            Ok(hidden @ 1..=65_536) => Ok(HeadKind::Mlp { hidden }),
+            Ok(_) => Err("a hidden layer has 1 to 65536 units".into()),
+            Err(_) => Err(wrong()),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("90s"), Ok(90.0));
+        assert_eq!(duration("10m"), Ok(600.0));
+        assert_eq!(duration("1.5h"), Ok(5400.0));
+        assert_eq!(duration("1h30m"), Ok(5400.0));
+        for wrong in ["", "10", "m", "10 m", "0s", "1d", "1..5h", "-3s", "1h30"] {
+            assert!(duration(wrong).unwrap_err().contains("1h30m"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn heads() {
+        assert_eq!(head("linear"), Ok(HeadKind::Linear));
+        assert_eq!(head("mlp:256"), Ok(HeadKind::Mlp { hidden: 256 }));
+        for wrong in ["", "mlp", "mlp:", "mlp:x", "mlp:0", "cubic", "linear:3", "mlp:-1"] {
+            assert!(head(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The commands and their help.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{bench, embed, evaluate, info, layers, models, predict, run, train};
+use crate::machine::Machine;
+
+/// Adapts pretrained networks to your own images.
+#[derive(Debug, Parser)]
+#[command(
+    name = "refit",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  refit train photos/                     learn the classes photos/cat, photos/dog, ...
+  refit predict model.safetensors new/    classify the images in new/
+  refit train --help                      everything about one command
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 something to mend
+(the message says what), 2 a bug in refit, 130 stopped by Ctrl-C."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Train(Box<train::Train>),
+    Predict(predict::Predict),
+    Evaluate(evaluate::Evaluate),
+    Embed(embed::Embed),
+    Run(run::Run),
+    Layers(layers::Layers),
+    Models(models::Models),
+    Info(info::Info),
+    Bench(bench::Bench),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,254 @@
+//! `refit bench`: how fast a network runs here.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use refit::data::Stream;
+use refit::learn::{Optimizer, OptimizerKind, Targets};
+use refit::net::{Edit, HeadKind, NormStatistics, Training, TrainingOptions};
+use refit::{Device, LearnError, Network, Strategy, TrainingSettings};
+use burn::tensor::{Tensor, TensorData};
+use serde::Serialize;
+
+use crate::arguments;
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::machine::Machine;
+use crate::model_arg::AnyModelArg;
+
+
+/// Measure how fast a network runs on this machine
+///
+/// Runs random images through the network until --seconds have passed, at least three times after
+/// two that do not count, and prints a JSON object: images a second (of the median step), seconds a
+/// step, and the highest memory use of the process.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  refit bench efficientnet_lite0
+  refit bench resnet50 --batch 1 --threads 1
+  refit bench resnet18 --mode train --batch 16 --seconds 20
+
+`infer` compiles the network first, as `predict` does. `train` trains all layers on two classes:
+batch statistics, cross-entropy, SGD with momentum. Speed does not depend on the weights: a network
+that comes without any gets random ones.")]
+pub struct Bench {
+    #[command(flatten)]
+    model: AnyModelArg,
+
+    /// What to measure
+    #[arg(long, value_name = "MODE", default_value = "infer")]
+    mode: Mode,
+
+    /// Images a step
+    #[arg(long, value_name = "N", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+
+    /// Height and width of the images in pixels [default: the network's own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    size: Option<u32>,
+
+    /// Type of the numbers
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
+    precision: &'static str,
+
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    seconds: f64,
+
+    /// Print JSON, which it does in any case
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    Infer,
+    Train,
+}
+
+fn precision(name: &str) -> Result<&'static str, String> {
+    match name {
+        "f32" => Ok("f32"),
+        _ => Err("networks run in `f32` only for now".into()),
+    }
+}
+
+/// A number of seconds, with or without a unit.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds),
+        _ => arguments::duration(text),
+    }
+}
+
+#[derive(Serialize)]
+struct Measured<'a> {
+    refit: &'static str,
+    model: &'a str,
+    mode: Mode,
+    batch: usize,
+    size: usize,
+    precision: &'static str,
+    threads: usize,
+    steps: usize,
+    images_per_second: f64,
+    step_seconds: Spread,
+    peak_rss_mib: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Bench {
+    /// Measures.
+    pub fn run(self, machine: &Machine) -> Result<(), Failure> {
+        interrupt::ask_first();
+        let device = machine.device();
+        let model = self.model.open_untrained(&device)?;
+        let size = self.size.map_or(model.card.preprocess.size, |size| size as usize);
+        model.network.graph().shapes_at(size, size)?;
+        let batch = self.batch as usize;
+        let images = random_images([batch, 3, size, size], &device);
+        let times = match self.mode {
+            Mode::Infer => {
+                let compiled = model.network.compile_all();
+                self.measure(|| drop(compiled.run(images.clone()).remove(0).to_vec()))
+            }
+            Mode::Train => {
+                let mut step = TrainStep::new(&model.network, batch)?;
+                self.measure(|| step.run(images.clone()))
+            }
+        }?;
+        let measured = self.measured(machine, size, times);
+        let json = serde_json::to_string(&measured).expect("names and numbers serialize");
+        writeln!(io::stdout(), "{json}")?;
+        if io::stdout().is_terminal() && !self.json {
+            let _ = writeln!(
+                io::stderr(),
+                "{:.1} images a second with {} threads",
+                measured.images_per_second,
+                measured.threads
+            );
+        }
+        Ok(())
+    }
+
+    /// Seconds of each step that counts.
+    fn measure(&self, mut step: impl FnMut()) -> Result<Vec<f64>, Failure> {
+        const WARM_UP: usize = 2;
+        const LEAST: usize = 3;
+        let mut times = Vec::new();
+        let mut began = Instant::now();
+        for n in 0.. {
+            if n == WARM_UP {
+                began = Instant::now();
+            }
+            let step_began = Instant::now();
+            step();
+            if n >= WARM_UP {
+                times.push(step_began.elapsed().as_secs_f64());
+            }
+            if interrupt::asked() {
+                return Err(LearnError::Stopped.into());
+            }
+            let over = began.elapsed() >= Duration::from_secs_f64(self.seconds);
+            if times.len() >= LEAST && over {
+                break;
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times)
+    }
+
+    fn measured(&self, machine: &Machine, size: usize, times: Vec<f64>) -> Measured<'_> {
+        let half = times.len() / 2;
+        let median = match times.len() % 2 {
+            0 => (times[half - 1] + times[half]) / 2.0,
+            _ => times[half],
+        };
+        Measured {
+            refit: env!("CARGO_PKG_VERSION"),
+            model: &self.model.model.name,
+            mode: self.mode,
+            batch: self.batch as usize,
+            size,
+            precision: self.precision,
+            threads: machine.threads(),
+            steps: times.len(),
+            images_per_second: f64::from(self.batch) / median,
+            step_seconds: Spread { min: times[0], median, max: times[times.len() - 1] },
+            peak_rss_mib: peak_rss_mib(),
+        }
+    }
+}
+
+/// Values about as wide as preprocessed images', the same each time.
+fn random_images(shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let mut stream = Stream::new(0, "bench", &[]);
+    let value = |_| (stream.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// One step of training everything on two classes.
+struct TrainStep {
+    network: Network,
+    training: Training,
+    optimizer: Optimizer,
+    targets: Targets,
+    done: u64,
+}
+
+impl TrainStep {
+    const RATE: f64 = 1e-3;
+
+    fn new(network: &Network, batch: usize) -> Result<Self, Failure> {
+        let edits = [
+            Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear },
+            Edit::Unfreeze { layers: "*".into() },
+        ];
+        let network = network.edit(&edits, 0)?;
+        let settings = TrainingSettings {
+            optimizer: OptimizerKind::Sgd,
+            learning_rate: Self::RATE,
+            lowest_rate: 1.0,
+            weight_decay: 0.0,
+            ..TrainingSettings::for_strategy(Strategy::PretrainedInit)
+        };
+        let labels: Vec<usize> = (0..batch).map(|i| i % 2).collect();
+        Ok(Self {
+            training: Training::new(&network),
+            optimizer: Optimizer::new(&network, &settings),
+            targets: Targets::new(&labels, &[1.0, 1.0], 0.0, network.device()),
+            network,
+            done: 0,
+        })
+    }
+
+    fn run(&mut self, images: Tensor<4>) {
+        let options =
+            TrainingOptions { norms: NormStatistics::Batch, dropout_key: self.done };
+        let boundary = self.training.run_frozen(images);
+        let pass = self.training.pass(&self.network, boundary, options);
+        let loss = self.targets.cross_entropy(pass.logits.clone());
+        let gradients = pass.gradients(&loss);
+        self.optimizer.step(&mut self.network, gradients, Self::RATE);
+        pass.update_statistics(&mut self.network);
+        self.done += 1;
+    }
+}
+
+/// The most memory that the process had, where the system tells (Linux).
+fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some((kib / 1024.0 * 10.0).round() / 10.0)
+}

@@ -1,0 +1,202 @@
+//! `refit info`: what a model or checkpoint file says of itself.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use refit::Model;
+use refit::data::{Interpolation, Preprocess, Resize};
+use refit::learn::Card;
+use refit::net::state_dict::StateDict;
+use serde::Serialize;
+
+use crate::commands::train::accuracy;
+use crate::failure::Failure;
+use crate::machine::Machine;
+use crate::model_arg::{ModelArg, is_bare_checkpoint};
+use crate::output::{Side, count, short, table};
+
+/// Say what is in a model file or checkpoint
+///
+/// Of a model: its classes, preprocessing, how it was trained and how well it does, and where its
+/// starting weights come from. Of a bare checkpoint (.safetensors, .pth): its tensors.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  refit info model.safetensors
+  refit info efficientnet_lite0
+  refit info resnet18.pth --json")]
+pub struct Info {
+    #[command(flatten)]
+    model: ModelArg,
+
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a model file says.
+#[derive(Serialize)]
+struct ModelInfo<'a> {
+    network: &'a str,
+    parameters: usize,
+    multiply_adds: u64,
+    card: &'a Card,
+}
+
+/// What a bare checkpoint holds.
+#[derive(Serialize)]
+struct CheckpointInfo {
+    path: PathBuf,
+    tensors: usize,
+    values: u64,
+    dtypes: BTreeMap<String, usize>,
+    shapes: Vec<(String, Vec<usize>)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Info {
+    /// Says it.
+    pub fn run(self, machine: &Machine) -> Result<(), Failure> {
+        let path = Path::new(&self.model.name);
+        if path.is_file() && self.model.weights.is_none() {
+            return match Model::load(path, &machine.device()) {
+                Ok(model) => self.tell_model(&model),
+                Err(error) if is_bare_checkpoint(&error) => self.tell_checkpoint(path),
+                Err(error) => Err(error.into()),
+            };
+        }
+        self.tell_model(&self.model.open(&machine.device())?)
+    }
+
+    fn tell_model(&self, model: &Model) -> Result<(), Failure> {
+        let text = match self.json {
+            true => {
+                let info = ModelInfo {
+                    network: model.network.graph().name(),
+                    parameters: model.network.parameter_count(),
+                    multiply_adds: model.network.multiply_adds(),
+                    card: &model.card,
+                };
+                serde_json::to_string(&info).expect("names and numbers serialize") + "\n"
+            }
+            false => table(&[Side::Left, Side::Left], &model_rows(model)),
+        };
+        Ok(write!(io::stdout(), "{text}")?)
+    }
+
+    fn tell_checkpoint(&self, path: &Path) -> Result<(), Failure> {
+        let info = CheckpointInfo::of(path, &StateDict::read(path)?);
+        let text = match self.json {
+            true => serde_json::to_string(&info).expect("names and numbers serialize") + "\n",
+            false => table(&[Side::Left, Side::Left], &info.rows()),
+        };
+        Ok(write!(io::stdout(), "{text}")?)
+    }
+}
+
+fn row(name: &str, value: impl Into<String>) -> Vec<String> {
+    vec![name.to_owned(), value.into()]
+}
+
+fn model_rows(model: &Model) -> Vec<Vec<String>> {
+    let Model { network, card } = model;
+    let mut rows = vec![
+        row("network", network.graph().name()),
+        row(
+            "size",
+            format!(
+                "{} parameters, {} multiply-adds an image",
+                short(network.parameter_count() as u64),
+                short(network.multiply_adds())
+            ),
+        ),
+        row("classes", format!("{}: {}", card.classes.len(), first_few(&card.classes))),
+        row("input", preprocessing(&card.preprocess)),
+    ];
+    if let Some(settings) = &card.settings {
+        let head = settings.head;
+        let strategy = format!("{}, {head} head, seed {}", settings.strategy, settings.seed);
+        rows.push(row("strategy", strategy));
+    }
+    if let Some(data) = &card.data {
+        let trained: usize = data.train.iter().sum();
+        rows.push(row(
+            "images",
+            format!("{trained} training, {} validation, {} test", data.val, data.test),
+        ));
+    }
+    rows.extend(card.metrics.as_ref().map(|m| row("quality", accuracy(m, "validation"))));
+    rows.push(row("weights", card.weights.source.as_str()));
+    rows.extend(card.weights.trained_on.as_ref().map(|on| row("", format!("trained on {on}"))));
+    rows.extend(card.weights.licence.as_ref().map(|l| row("licence", format!("{l} (weights)"))));
+    rows.push(row("written by", format!("refit {}", card.refit)));
+    rows
+}
+
+fn first_few(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        n if n > SHOWN => format!("{shown}, and {} more", n - SHOWN),
+        _ => shown,
+    }
+}
+
+fn preprocessing(p: &Preprocess) -> String {
+    let filter = match p.interpolation {
+        Interpolation::Bicubic => "bicubic",
+        Interpolation::Bilinear => "bilinear",
+    };
+    let size = p.size;
+    let how = match p.resize {
+        Resize::ShorterSide { to } => {
+            format!("shorter side resized to {to} ({filter}), centre cut to {size}x{size}")
+        }
+        Resize::Squash => format!("squashed to {size}x{size} ({filter})"),
+        Resize::Letterbox { .. } => format!("fitted into {size}x{size} with bars ({filter})"),
+    };
+    format!("{how}; [0, 1] less {:?}, divided by {:?}", p.mean, p.std)
+}
+
+impl CheckpointInfo {
+    fn of(path: &Path, state: &StateDict) -> Self {
+        let mut dtypes = BTreeMap::new();
+        state.iter().for_each(|(_, e)| *dtypes.entry(e.dtype().to_string()).or_default() += 1);
+        Self {
+            path: path.to_owned(),
+            tensors: state.len(),
+            values: state.iter().map(|(_, e)| e.num_elements() as u64).sum(),
+            dtypes,
+            shapes: state.iter().map(|(n, e)| (n.to_owned(), e.shape().to_vec())).collect(),
+            metadata: state.metadata().clone(),
+        }
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        const SHOWN: usize = 8;
+        let dtypes: Vec<String> =
+            self.dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
+        let mut rows = vec![
+            row("kind", "bare checkpoint: tensors, and no description that refit wrote"),
+            row(
+                "size",
+                format!("{}, {} values", count(self.tensors, "tensor"), short(self.values)),
+            ),
+            row("types", dtypes.join(", ")),
+        ];
+        for (i, (name, shape)) in self.shapes.iter().take(SHOWN).enumerate() {
+            rows.push(row(if i == 0 { "tensors" } else { "" }, format!("{name} {shape:?}")));
+        }
+        if self.shapes.len() > SHOWN {
+            rows.push(row("", format!("and {} more; --json lists all", self.tensors - SHOWN)));
+        }
+        let cut = |text: &str| text.chars().take(100).collect::<String>();
+        for (i, (key, value)) in self.metadata.iter().enumerate() {
+            let value = format!("{key}: {}", cut(value));
+            rows.push(row(if i == 0 { "metadata" } else { "" }, value));
+        }
+        rows.push(row("use it", "refit train DATA --backbone NAME --weights FILE"));
+        rows
+    }
+}

@@ -1,0 +1,30 @@
+//! A command a file.
+
+pub mod bench;
+pub mod embed;
+pub mod evaluate;
+pub mod info;
+pub mod layers;
+pub mod models;
+pub mod predict;
+pub mod run;
+pub mod train;
+
+use crate::cli::Command;
+use crate::failure::Failure;
+use crate::machine::Machine;
+
+/// Carries out a command.
+pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
+    match command {
+        Command::Train(train) => train.run(machine),
+        Command::Predict(predict) => predict.run(machine),
+        Command::Evaluate(evaluate) => evaluate.run(machine),
+        Command::Embed(embed) => embed.run(machine),
+        Command::Run(run) => run.run(machine),
+        Command::Layers(layers) => layers.run(machine),
+        Command::Models(models) => models.run(),
+        Command::Info(info) => info.run(machine),
+        Command::Bench(bench) => bench.run(machine),
+    }
+}

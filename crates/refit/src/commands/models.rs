@@ -1,0 +1,86 @@
+//! `refit models`: the networks that refit knows.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use refit::net::zoo::{self, Architecture, EmbeddedWeights, InputSpec};
+use refit::net::Graph;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::output::{Side, short, table};
+
+/// List the networks that refit knows
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  refit models
+  refit models --json
+
+Multiply-adds are those of one image at the network's own size. A network whose weights are not
+embedded takes a checkpoint with --weights FILE; its names are those of the last column.")]
+pub struct Models {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    parameters: u64,
+    multiply_adds: u64,
+    input: InputSpec,
+    weights: Option<EmbeddedWeights>,
+    names_as: &'static str,
+    paper: &'static str,
+}
+
+impl Models {
+    /// Lists.
+    pub fn run(self) -> Result<(), Failure> {
+        let rows: Vec<Row> = zoo::all().map(row).collect();
+        let text = match self.json {
+            true => serde_json::to_string(&rows).expect("names and numbers serialize") + "\n",
+            false => in_words(&rows),
+        };
+        Ok(write!(io::stdout(), "{text}")?)
+    }
+}
+
+/// Values that training could move.
+pub fn parameter_count(graph: &Graph, node: usize) -> u64 {
+    let trained = graph.parameters(node).into_iter().filter(|p| p.role.is_trained());
+    trained.map(|p| p.shape.iter().product::<usize>() as u64).sum()
+}
+
+fn row(architecture: &Architecture) -> Row {
+    let graph = architecture.graph();
+    let nodes = 0..graph.nodes().len();
+    Row {
+        name: architecture.name,
+        parameters: nodes.clone().map(|id| parameter_count(&graph, id)).sum(),
+        multiply_adds: nodes.map(|id| graph.multiply_adds(id)).sum(),
+        input: architecture.input,
+        weights: architecture.embedded(),
+        names_as: architecture.names_as,
+        paper: architecture.paper,
+    }
+}
+
+fn in_words(rows: &[Row]) -> String {
+    let header = ["name", "parameters", "multiply-adds", "size", "weights", "names as in", "paper"];
+    let mut cells = vec![header.map(str::to_owned).to_vec()];
+    cells.extend(rows.iter().map(|row| {
+        vec![
+            row.name.to_owned(),
+            short(row.parameters),
+            short(row.multiply_adds),
+            row.input.size.to_string(),
+            if row.weights.is_some() { "embedded" } else { "--weights" }.to_owned(),
+            row.names_as.to_owned(),
+            row.paper.to_owned(),
+        ]
+    }));
+    let (l, r) = (Side::Left, Side::Right);
+    table(&[l, r, r, r, l, l, l], &cells)
+}

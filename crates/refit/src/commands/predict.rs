@@ -1,0 +1,230 @@
+//! `refit predict`: which classes images belong to.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use refit::data::{DataError, Sample, Skipped, list_images};
+use refit::{LearnError, Model};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::machine::Machine;
+use crate::model_arg::ModelArg;
+use crate::output::percent;
+use crate::progress::Progress;
+
+/// Classify images
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  refit predict model.safetensors new.jpg
+  refit predict efficientnet_lite0 holiday/ --top 5
+  refit predict model.safetensors new/ --format csv > classes.csv
+  find . -name '*.jpg' | refit predict model.safetensors - --format jsonl
+
+Formats:
+  table   a line an image, the likeliest class first
+  csv     path,rank,class,index,probability: a line for each image and class
+  jsonl   a line an image: {\"path\": ..., \"predictions\": [{\"class\": ..., \"index\": ...,
+          \"probability\": ...}, ...]}
+
+An unreadable image is named on stderr and left out.")]
+pub struct Predict {
+    #[command(flatten)]
+    model: ModelArg,
+
+    /// Images, folders of them, or - for a list on stdin, a path a line
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// Classes to print for each image
+    #[arg(long, value_name = "K", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+
+    /// How to print [default: table on a terminal, jsonl elsewhere]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// Fail at an unreadable image instead of leaving it out
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Jsonl,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    path: String,
+    predictions: Vec<Prediction<'a>>,
+}
+
+#[derive(Serialize)]
+struct Prediction<'a> {
+    class: &'a str,
+    index: usize,
+    probability: f32,
+}
+
+impl Predict {
+    /// Classifies, printing as it goes.
+    pub fn run(self, machine: &Machine) -> Result<(), Failure> {
+        let model = self.model.open(&machine.device())?;
+        let samples = samples(&self.paths)?;
+        let progress = Progress::beside_output();
+        let mut printer = Printer::new(&model, &samples, self.top as usize, self.format);
+        printer.header()?;
+        let options = machine.run_options(self.strict);
+        let mut broken = None;
+        let done = progress.stage("predict", samples.len(), || {
+            model.run(&samples, None, &options, &progress, &mut |output| {
+                let probabilities = model.probabilities(&output.values);
+                if let Err(error) = printer.print(&samples[output.index].path, &probabilities) {
+                    broken.get_or_insert(error);
+                    progress.end();
+                }
+            })
+        });
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        name_skipped(&done?, samples.len(), &progress)
+    }
+}
+
+/// The images that paths mean, `-` being a list of paths on stdin.
+pub fn samples(paths: &[PathBuf]) -> Result<Vec<Sample>, Failure> {
+    let mut images = Vec::new();
+    for path in paths {
+        match path.as_os_str() == "-" {
+            true => images.extend(listed_on_stdin()?),
+            false => images.extend(list_images(std::slice::from_ref(path))?),
+        }
+    }
+    if images.is_empty() {
+        return Err(Failure::mistake(
+            "there are no images to work on: the list on stdin is empty",
+            "write a path a line, as `find photos -name '*.jpg'` does",
+        ));
+    }
+    Ok(images.into_iter().map(|path| Sample { path, label: 0 }).collect())
+}
+
+/// One missing file in a long list is left out later like any unreadable image.
+fn listed_on_stdin() -> Result<Vec<PathBuf>, Failure> {
+    let mut images = Vec::new();
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(|error| {
+            Failure::mistake(
+                format!("cannot read the list on stdin: {error}"),
+                "write a path a line, in UTF-8",
+            )
+        })?;
+        let path = PathBuf::from(line.trim_end_matches('\r'));
+        match path {
+            path if path.as_os_str().is_empty() => {}
+            path if path.is_dir() => images.extend(list_images(&[path])?),
+            path => images.push(path),
+        }
+    }
+    Ok(images)
+}
+
+/// Names what was left out; fails if that is all there was.
+pub fn name_skipped(
+    skipped: &[Skipped],
+    images: usize,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    for skip in skipped {
+        progress.say(&format!("warning: {} is left out: {}", skip.path.display(), skip.reason));
+    }
+    match skipped.first() {
+        Some(first) if skipped.len() == images => {
+            let (path, reason) = (first.path.clone(), first.reason.clone());
+            let error = DataError::NothingReadable { count: images, path, reason };
+            Err(LearnError::from(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints predictions in one format.
+struct Printer<'a> {
+    classes: &'a [String],
+    format: Format,
+    top: usize,
+    /// Columns of a path and of a class in a table.
+    widths: [usize; 2],
+}
+
+impl<'a> Printer<'a> {
+    fn new(model: &'a Model, samples: &[Sample], top: usize, format: Option<Format>) -> Self {
+        const WIDEST: usize = 48;
+        let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
+        let classes = &model.card.classes;
+        let width = |text: &str| text.chars().count().min(WIDEST);
+        let paths = samples.iter().map(|s| width(&s.path.to_string_lossy()));
+        let names = classes.iter().map(|c| width(c).min(WIDEST / 2));
+        Self {
+            classes,
+            format: format.unwrap_or(default),
+            top: top.min(classes.len()),
+            widths: [paths.max().unwrap_or(0), names.max().unwrap_or(0)],
+        }
+    }
+
+    fn header(&self) -> io::Result<()> {
+        match self.format {
+            Format::Csv => writeln!(io::stdout(), "path,rank,class,index,probability"),
+            _ => Ok(()),
+        }
+    }
+
+    fn print(&self, path: &Path, probabilities: &[f32]) -> io::Result<()> {
+        let predictions = self.likeliest(probabilities);
+        let path = path.to_string_lossy().into_owned();
+        let mut stdout = io::stdout().lock();
+        match self.format {
+            Format::Table => writeln!(stdout, "{}", self.row(&path, &predictions)),
+            Format::Jsonl => {
+                let line = Line { path, predictions };
+                writeln!(stdout, "{}", serde_json::to_string(&line)?)
+            }
+            Format::Csv => {
+                let mut rows = csv::Writer::from_writer(stdout);
+                for (rank, p) in predictions.iter().enumerate() {
+                    let rank = (rank + 1).to_string();
+                    let (index, probability) = (p.index.to_string(), p.probability.to_string());
+                    rows.write_record([&path, &rank, p.class, &index, &probability])?;
+                }
+                rows.flush()
+            }
+        }
+    }
+
+    fn row(&self, path: &str, predictions: &[Prediction]) -> String {
+        let [w, class] = self.widths;
+        let cell = |p: &Prediction| {
+            format!("  {:<class$} {:>6}", p.class, percent(f64::from(p.probability)))
+        };
+        format!("{path:<w$}{}", predictions.iter().map(cell).collect::<String>())
+    }
+
+    /// The likeliest classes; of equal ones the first.
+    fn likeliest(&self, probabilities: &[f32]) -> Vec<Prediction<'a>> {
+        let mut order: Vec<usize> = (0..probabilities.len()).collect();
+        order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+        let prediction = |&index: &usize| Prediction {
+            class: &self.classes[index],
+            index,
+            probability: probabilities[index],
+        };
+        order.iter().take(self.top).map(prediction).collect()
+    }
+}

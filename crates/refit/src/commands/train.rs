@@ -1,0 +1,448 @@
+//! `refit train`: from a folder of images to a model.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
+use refit::data::Augment;
+use refit::learn::metrics::Metrics;
+use refit::learn::{ClassBalance, Norms, OptimizerKind, read_settings};
+use refit::net::zoo;
+use refit::{HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
+
+use crate::arguments;
+use crate::failure::Failure;
+use crate::machine::Machine;
+use crate::output::{Side, count, duration, percent, percent_or_dash, skipped_lines, table};
+use crate::progress::Progress;
+
+/// Train a model on your own images
+///
+/// DATA is a folder with a folder of images for each class (photos/cat/1.jpg), with or without
+/// train/, val/ and test/ above them; or a CSV with the columns path,label and perhaps split.
+/// Without a validation set, a fifth of the images is kept apart as one.
+///
+/// The result is a folder with the model, its numbers (metrics.json), the settings, a log and
+/// checkpoints.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  refit train photos/
+  refit train photos/ --strategy fine-tune --epochs 5 --time-budget 30m
+  refit train photos/ --val more-photos/ --views 4 --out runs/first
+  refit train photos/ --strategy partial --unfreeze-from blocks.5
+  refit train photos/ --backbone resnet18 --weights resnet18.pth
+  refit train --resume runs/first
+
+Strategies:
+  features          all frozen but a new head: seconds to minutes, and hard to beat
+  partial           the layers from --unfreeze-from up are trained as well
+  fine-tune         the head first, then all layers at low rates
+  pretrained-init   the weights are where it starts, all layers trained at full rates
+  scratch           nothing is transferred; the control
+  as-is             nothing is trained; classes named as the network's own
+
+A run that was stopped goes on with `refit train --resume DIR` and ends as if it had not been.")]
+pub struct Train {
+    /// Folder of class folders, or CSV
+    #[arg(required_unless_present = "resume", conflicts_with = "resume")]
+    data: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: TrainOptions,
+
+    /// Folder for the result [default: refit-runs/<data>-<strategy>]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+
+    /// Go on with a run that was stopped, with the settings that it began with
+    #[arg(long, value_name = "DIR", conflicts_with = "TrainOptions")]
+    resume: Option<PathBuf>,
+
+    /// Print the report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What decides the result; `--resume` takes it from the folder.
+#[derive(Debug, Args)]
+struct TrainOptions {
+    /// Validation images: a folder or CSV like DATA
+    #[arg(long, value_name = "DIR", conflicts_with = "val_fraction")]
+    val: Option<PathBuf>,
+
+    /// Share of the images kept apart for validation [default: 0.2]
+    #[arg(long, value_name = "F")]
+    val_fraction: Option<f64>,
+
+    /// Network to start from; `refit models` lists them
+    #[arg(long, value_name = "NAME", default_value = "efficientnet_lite0")]
+    backbone: String,
+
+    /// Its weights: .safetensors or PyTorch's .pth [default: the embedded ones]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+
+    /// How the network is used, see below
+    #[arg(long, value_name = "S", default_value = "features", value_parser = strategy())]
+    strategy: Strategy,
+
+    /// First layer or block that `partial` trains; `refit layers` lists them
+    #[arg(long, value_name = "LAYER")]
+    unfreeze_from: Option<String>,
+
+    /// What classifies: `linear`, or `mlp:H` with a hidden layer of H units
+    #[arg(long, value_name = "KIND", default_value = "linear", value_parser = arguments::head)]
+    head: HeadKind,
+
+    /// Views of each image that `features` learns from: the plain one and augmented ones
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    views: usize,
+
+    /// Seed of every random choice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Stop at an unreadable image instead of leaving it out
+    #[arg(long)]
+    strict: bool,
+
+    /// What counts alike in the loss: every image, or every class
+    #[arg(long, value_name = "WHAT", default_value = "images")]
+    balance: Balance,
+
+    /// Begin no epoch that would end later than this: 90s, 10m, 1h30m
+    #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
+    time_budget: Option<f64>,
+
+    /// Times that every image is seen
+    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    epochs: Option<usize>,
+
+    /// Images a step
+    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    batch: Option<usize>,
+
+    /// Highest learning rate
+    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    lr: Option<f64>,
+
+    /// Update rule
+    #[arg(long, value_name = "RULE", help_heading = TRAINING)]
+    optimizer: Option<Rule>,
+
+    /// Decay of weights; norms and biases never decay
+    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    weight_decay: Option<f64>,
+
+    /// Label smoothing, from 0 to below 1
+    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    label_smoothing: Option<f64>,
+
+    /// Share of the steps in which the rate rises, from 0 to below 1
+    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    warmup: Option<f64>,
+
+    /// Largest norm of a step's gradient
+    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    clip: Option<f64>,
+
+    /// Epochs without a lower validation loss after which to end; 0 never ends early
+    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    patience: Option<usize>,
+
+    /// How training images are varied
+    #[arg(long, value_name = "HOW", help_heading = TRAINING)]
+    augment: Option<Augmentation>,
+
+    /// Statistics in batch norms of trained layers: as stored, or the batch's own
+    #[arg(long, value_name = "WHICH", help_heading = TRAINING)]
+    norms: Option<NormsChoice>,
+}
+
+const TRAINING: &str = "Training by steps (defaults depend on the strategy)";
+
+fn strategy() -> impl TypedValueParser<Value = Strategy> {
+    PossibleValuesParser::new(Strategy::ALL.map(Strategy::name))
+        .try_map(|name| name.parse::<Strategy>())
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Balance {
+    Images,
+    Classes,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Rule {
+    Adamw,
+    Sgd,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Augmentation {
+    None,
+    Light,
+    Standard,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NormsChoice {
+    Stored,
+    Batch,
+}
+
+impl TrainOptions {
+    fn settings(self, data: &Path) -> Result<Settings, Failure> {
+        self.check()?;
+        // A run may be resumed from elsewhere.
+        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let mut settings = Settings {
+            val: self.val.map(whole),
+            val_fraction: self.val_fraction,
+            weights: self.weights.map(whole),
+            unfreeze_from: self.unfreeze_from,
+            backbone: zoo::find(&self.backbone)?.name.to_owned(),
+            head: self.head,
+            views: self.views,
+            seed: self.seed,
+            strict: self.strict,
+            balance: match self.balance {
+                Balance::Images => ClassBalance::Images,
+                Balance::Classes => ClassBalance::Classes,
+            },
+            time_budget: self.time_budget,
+            ..Settings::new(whole(data.to_owned()), self.strategy)
+        };
+        let training = &mut settings.training;
+        put(&mut training.epochs, self.epochs);
+        put(&mut training.batch, self.batch);
+        put(&mut training.learning_rate, self.lr);
+        put(&mut training.weight_decay, self.weight_decay);
+        put(&mut training.smoothing, self.label_smoothing);
+        put(&mut training.warmup, self.warmup);
+        put(&mut training.clip, self.clip);
+        put(&mut training.patience, self.patience);
+        put(&mut training.optimizer, self.optimizer.map(|rule| match rule {
+            Rule::Adamw => OptimizerKind::AdamW,
+            Rule::Sgd => OptimizerKind::Sgd,
+        }));
+        put(&mut training.augment, self.augment.map(|how| match how {
+            Augmentation::None => Augment::none(),
+            Augmentation::Light => Augment::light(),
+            Augmentation::Standard => Augment::standard(),
+        }));
+        put(&mut training.norms, self.norms.map(|which| match which {
+            NormsChoice::Stored => Norms::Stored,
+            NormsChoice::Batch => Norms::Batch,
+        }));
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    /// Refuses what would do nothing.
+    fn check(&self) -> Result<(), Failure> {
+        let idle = |flag: &str, with: &str| {
+            Err(Failure::mistake(
+                format!("{flag} does nothing with --strategy {}", self.strategy),
+                format!("leave it out, or use --strategy {with}"),
+            ))
+        };
+        if self.unfreeze_from.is_some() && self.strategy != Strategy::Partial {
+            return idle("--unfreeze-from", "partial");
+        }
+        if self.views > 1 && self.strategy != Strategy::Features {
+            return idle("--views", "features");
+        }
+        if self.weights.is_some() && self.strategy == Strategy::Scratch {
+            return idle("--weights", "pretrained-init");
+        }
+        Ok(())
+    }
+
+    /// The flags about steps that were given, though no step will be made.
+    fn idle_step_flags(&self) -> Vec<&'static str> {
+        let solved = self.strategy == Strategy::Features && self.head == HeadKind::Linear;
+        if !solved && self.strategy != Strategy::AsIs {
+            return Vec::new();
+        }
+        let flags = [
+            ("--epochs", self.epochs.is_some()),
+            ("--batch", self.batch.is_some()),
+            ("--lr", self.lr.is_some()),
+            ("--optimizer", self.optimizer.is_some()),
+            ("--weight-decay", self.weight_decay.is_some()),
+            ("--label-smoothing", self.label_smoothing.is_some()),
+            ("--warmup", self.warmup.is_some()),
+            ("--clip", self.clip.is_some()),
+            ("--patience", self.patience.is_some()),
+            ("--augment", self.augment.is_some()),
+            ("--norms", self.norms.is_some()),
+            ("--time-budget", self.time_budget.is_some()),
+        ];
+        flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+    }
+}
+
+fn put<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+impl Train {
+    /// Trains, or goes on training.
+    pub fn run(self, machine: &Machine) -> Result<(), Failure> {
+        let progress = Progress::new();
+        let resume = self.resume.is_some();
+        let (settings, folder) = match (self.resume, self.data) {
+            (Some(folder), _) => (read_settings(&folder)?, folder),
+            (None, data) => {
+                let data = data.unwrap_or_default();
+                warn_of_idle_flags(&self.options, &progress);
+                let settings = self.options.settings(&data)?;
+                let folder = self.out.unwrap_or_else(|| free_folder(&data, settings.strategy));
+                (settings, folder)
+            }
+        };
+        let context = RunContext {
+            folder: Some(folder.clone()),
+            resume,
+            workers: machine.threads(),
+            ..RunContext::default()
+        };
+        let outcome = refit::train(&settings, &context, &progress)
+            .map_err(|error| stopped_or_failed(error, &folder))?;
+        summarize(&outcome, &folder, &progress);
+        if self.json {
+            let json = serde_json::to_string(&outcome.report).expect("numbers serialize");
+            writeln!(io::stdout(), "{json}")?;
+        }
+        Ok(())
+    }
+}
+
+fn warn_of_idle_flags(options: &TrainOptions, progress: &Progress) {
+    let flags = options.idle_step_flags();
+    if flags.is_empty() {
+        return;
+    }
+    let (flags, verb) = (flags.join(", "), if flags.len() == 1 { "does" } else { "do" });
+    let why = match options.strategy {
+        Strategy::AsIs => "nothing is trained".to_owned(),
+        _ => "a linear head is solved for, not trained by steps".to_owned(),
+    };
+    progress.say(&format!("warning: {flags} {verb} nothing here: {why}"));
+}
+
+/// `refit-runs/<data>-<strategy>`, with a number where that is taken.
+fn free_folder(data: &Path, strategy: Strategy) -> PathBuf {
+    let whole = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+    let name = whole.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = if name.is_empty() { "data".to_owned() } else { name };
+    let first = Path::new("refit-runs").join(format!("{name}-{strategy}"));
+    let numbered = |n: usize| Path::new("refit-runs").join(format!("{name}-{strategy}-{n}"));
+    let others = (2..).map(numbered);
+    std::iter::once(first).chain(others).find(|path| !path.exists()).expect("numbers go on")
+}
+
+fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
+    match error {
+        LearnError::Stopped if folder.join("settings.toml").exists() => Failure::Interrupted(Some(
+            format!("continue with `refit train --resume {}`", shell(folder)),
+        )),
+        error => error.into(),
+    }
+}
+
+/// A path as a shell takes it.
+fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    match text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+fn summarize(outcome: &Outcome, folder: &Path, progress: &Progress) {
+    let report = &outcome.report;
+    progress.say(&headline(report));
+    for (metrics, what) in [(&report.val, "validation"), (&report.test, "test")] {
+        if let Some(metrics) = metrics {
+            progress.say(&accuracy(metrics, what));
+        }
+    }
+    match &report.val {
+        Some(metrics) => per_class(metrics).iter().for_each(|text| progress.say(text)),
+        None => progress.say(
+            "no validation images, so nothing says how good it is: give some with --val DIR, or \
+             let some be kept apart with --val-fraction F",
+        ),
+    }
+    if !report.skipped.is_empty() {
+        let n = count(report.skipped.len(), "unreadable image");
+        progress.say(&format!("{n} left out:"));
+        skipped_lines(&report.skipped).iter().for_each(|line| progress.say(&format!("  {line}")));
+    }
+    let model = folder.join("model.safetensors");
+    progress.say(&format!("model: {}", model.display()));
+    progress.say(&format!("use it: refit predict {} IMAGE...", shell(&model)));
+}
+
+fn headline(report: &Report) -> String {
+    let seconds = &report.seconds;
+    let features = match seconds.features {
+        0.0 => String::new(),
+        s => format!(" (features {})", duration(s)),
+    };
+    format!(
+        "\n{} on {}: {} images, {} classes, {}{features}",
+        report.strategy,
+        report.backbone,
+        report.images,
+        report.classes.len(),
+        duration(seconds.total),
+    )
+}
+
+/// `accuracy on 153 validation images: 95.4% (95% interval: 90.9% to 97.8%)`.
+pub fn accuracy(metrics: &Metrics, what: &str) -> String {
+    let [low, high] = metrics.interval95.map(percent);
+    let what = if what.is_empty() { String::new() } else { format!("{what} ") };
+    let images = count(metrics.samples as usize, &format!("{what}image"));
+    format!(
+        "accuracy on {images}: {} (95% interval: {low} to {high})",
+        percent(metrics.top1)
+    )
+}
+
+/// A table of the classes; of the worst only, where they are many.
+pub fn per_class(metrics: &Metrics) -> Option<String> {
+    const SHOWN: usize = 20;
+    let mut classes: Vec<_> = metrics.per_class.iter().filter(|c| c.support > 0).collect();
+    let all = classes.len() <= SHOWN;
+    if !all {
+        let recall = |c: &refit::learn::metrics::ClassMetrics| c.recall.unwrap_or(1.0);
+        classes.sort_by(|a, b| recall(a).total_cmp(&recall(b)));
+        classes.truncate(SHOWN);
+    }
+    if classes.is_empty() {
+        return None;
+    }
+    let header = ["class", "images", "recall", "precision"].map(str::to_owned).to_vec();
+    let row = |c: &&refit::learn::metrics::ClassMetrics| {
+        vec![
+            format!("  {}", c.class),
+            c.support.to_string(),
+            percent_or_dash(c.recall),
+            percent_or_dash(c.precision),
+        ]
+    };
+    let mut rows = vec![header];
+    rows[0][0].insert_str(0, "  ");
+    rows.extend(classes.iter().map(row));
+    let text = table(&[Side::Left, Side::Right, Side::Right, Side::Right], &rows);
+    let text = text.trim_end_matches('\n').to_owned();
+    Some(if all { text } else { format!("the {SHOWN} classes recognized worst:\n{text}") })
+}
