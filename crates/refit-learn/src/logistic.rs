@@ -55,6 +55,10 @@ pub enum ClassWeights {
 }
 
 /// What features are divided by, once centred, before the penalty sees them.
+///
+/// On pooled EfficientNet-Lite0 features of four sets of 370 to 776 images, over random splits,
+/// one scale for all was 0.9 (standard error 0.3) points of accuracy better on average, and lower
+/// in log loss on each set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -68,6 +72,10 @@ pub enum Scale {
 }
 
 /// How the strength is chosen from the cross-validation curve.
+///
+/// In the comparison named at [`Scale`] the three ended within 0.2 points of accuracy of each
+/// other, less than their standard error, but log loss on new images was 0.425 for `LogLoss`,
+/// 0.453 for `OneStandardError` and 0.490 for `Accuracy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
