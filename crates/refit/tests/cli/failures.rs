@@ -1,0 +1,176 @@
+//! What users see when something is wrong.
+
+use std::fs;
+
+use insta::assert_snapshot;
+
+use crate::images::bmp;
+use crate::resume::last_lines;
+use crate::scene::{Scene, small_safetensors, trained};
+
+#[test]
+fn folders_from_which_nothing_can_be_learned() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("empty")).unwrap();
+    scene.write("one/cat/1.bmp", bmp(8, [0; 3], 1));
+    scene.write("loose/1.bmp", bmp(8, [0; 3], 1));
+    scene.write("file.txt", "");
+    for name in ["empty", "one", "loose", "file.txt", "gone"] {
+        assert_snapshot!(format!("data-{name}"), scene.run(&format!("train {name}")).refused());
+    }
+    assert!(!scene.path("refit-runs").exists());
+}
+
+#[test]
+fn tables_that_name_missing_files() {
+    let scene = Scene::new();
+    scene.write("here.bmp", bmp(8, [0; 3], 1));
+    scene.write("list.csv", "path,label\nhere.bmp,a\ngone.jpg,b\nlost.jpg,a\n");
+    assert_snapshot!("csv-missing", scene.run("train list.csv").refused());
+    scene.write("columns.csv", "file,class\nhere.bmp,a\n");
+    assert_snapshot!("csv-columns", scene.run("train columns.csv").refused());
+}
+
+#[test]
+fn weights_of_another_architecture() {
+    let scene = Scene::with_photos(3);
+    scene.write("other.safetensors", small_safetensors("encoder.0.weight", &[2, 3]));
+    let train = "train photos --backbone resnet18 --weights";
+    assert_snapshot!(
+        "weights-other",
+        last_lines(&scene.run(&format!("{train} other.safetensors")).refused())
+    );
+    assert_snapshot!("weights-none", last_lines(&scene.run("train photos --backbone resnet18").refused()));
+    assert_snapshot!(
+        "weights-gone",
+        last_lines(&scene.run(&format!("{train} gone.pth")).refused())
+    );
+    assert_snapshot!("model-bare", scene.run("predict other.safetensors photos").refused());
+    assert!(!scene.path("refit-runs").exists());
+}
+
+#[test]
+fn files_that_are_cut_or_hostile() {
+    let scene = Scene::new();
+    let model = fs::read(trained().path("run/model.safetensors")).unwrap();
+    scene.write("cut.safetensors", &model[..model.len() / 2]);
+    scene.write("header.safetensors", &model[..100]);
+    let mut hostile = u64::MAX.to_le_bytes().to_vec();
+    hostile.extend(b"{}");
+    scene.write("hostile.safetensors", hostile);
+    let mut overlong = small_safetensors("a", &[2]);
+    overlong.truncate(overlong.len() - 4);
+    scene.write("short.safetensors", overlong);
+    scene.write("text.safetensors", "This is no model at all, but a text.");
+    scene.write("empty.safetensors", "");
+    scene.write("x.bmp", bmp(8, [0; 3], 1));
+    for name in ["cut", "header", "hostile", "short", "text", "empty"] {
+        for command in ["info", "predict"] {
+            let image = if command == "predict" { " x.bmp" } else { "" };
+            let said = scene.run(&format!("{command} {name}.safetensors{image}")).refused();
+            assert_snapshot!(format!("file-{name}"), said);
+        }
+    }
+}
+
+#[test]
+fn a_malicious_pickle_runs_no_code() {
+    let scene = Scene::with_photos(3);
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../refit-net/tests/golden/containers/");
+    for name in ["malicious.pth", "malicious_legacy.pth"] {
+        fs::copy(format!("{golden}{name}"), scene.path(name)).unwrap();
+        assert_snapshot!(format!("pickle-{name}"), scene.run(&format!("info {name}")).refused());
+        scene.run(&format!("train photos --backbone resnet18 --weights {name}")).refused();
+        assert!(!scene.path("pwned").exists());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk() {
+    let scene = trained();
+    let other = Scene::new();
+    for name in ["f.npy", "f.csv", "f.parquet"] {
+        let target = other.path(name);
+        std::os::unix::fs::symlink("/dev/full", &target).unwrap();
+        let command = format!("embed run/model.safetensors photos --out {}", target.display());
+        let said = scene.run(&command).refused();
+        let said = last_lines(&said).replace(&*target.to_string_lossy(), name);
+        assert_snapshot!(format!("full-{name}"), said);
+    }
+    // No file may grow past 4 MB: as good as full. What was there before stays.
+    let scene = Scene::with_photos(3);
+    scene.write("keep/model.safetensors", "the old model");
+    let said = scene.bash("trap '' XFSZ; ulimit -f 4096; exec $REFIT train photos --out keep");
+    assert_snapshot!("full-train", last_lines(&said.refused()));
+    assert_eq!(fs::read(scene.path("keep/model.safetensors")).unwrap(), b"the old model");
+    // With room again, the run goes on.
+    scene.run("train --resume keep").exits(0);
+    scene.run("info keep/model.safetensors").exits(0);
+}
+
+#[test]
+fn places_that_cannot_be_written() {
+    let scene = trained();
+    let said = scene.run("embed run/model.safetensors photos --out gone/f.npy").refused();
+    assert_snapshot!("out-no-folder", last_lines(&said));
+    let said = scene.run("embed run/model.safetensors photos --out f.txt").refused();
+    assert_snapshot!("out-no-format", last_lines(&said));
+    let said = scene.run("train photos --out run").refused();
+    assert_snapshot!("out-exists", last_lines(&said));
+    let said = scene.run("train photos --out photos/red/00.bmp").refused();
+    assert_snapshot!("out-file", last_lines(&said));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn places_that_may_not_be_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::with_photos(3);
+    let locked = scene.path("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(locked.join("x"), "").is_ok() {
+        eprintln!("not tested: this user may write anywhere");
+        return;
+    }
+    let said = scene.run("train photos --out locked/run").refused();
+    assert_snapshot!("out-locked", last_lines(&said));
+}
+
+#[test]
+fn flags_that_are_wrong() {
+    let scene = Scene::with_photos(3);
+    let mut said = String::new();
+    for command in [
+        "train photos --strategy finetune",
+        "train photos --time-budget 10",
+        "train photos --head cubic",
+        "train photos --lr 7",
+        "train photos --val-fraction 1.5",
+        "train photos --val photos --val-fraction 0.2",
+        "train photos --backbone resnet19",
+        "train photos --strategy partial",
+        "train photos --strategy partial --unfreeze-from blocks.9",
+        "train photos --unfreeze-from blocks.5",
+        "train photos --device cuda",
+        "train photos --strategy as-is",
+        "train",
+        "predict efficientnet_lite0",
+        "predict efficientnet_lite0 photos --top 0",
+        "predict efficient_lite0 photos",
+        "predict gone.safetensors photos",
+        "predict resnet18 photos",
+        "run resnet18 --input x.npy --output y.npy",
+        "layers resnet180",
+        "layers photos/red/00.bmp --random 1",
+        "embed efficientnet_lite0 photos --out f.npy --at block.1",
+        "bench efficientnet_lite0 --precision f16",
+        "bench efficientnet_lite0 --threads 0",
+        "paint photos",
+    ] {
+        said += &format!("$ refit {command}\n{}\n", last_lines(&scene.run(command).refused()));
+    }
+    assert_snapshot!("flags", said);
+    assert!(!scene.path("refit-runs").exists());
+}

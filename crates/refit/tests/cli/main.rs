@@ -1,0 +1,13 @@
+//! The command line as users meet it: the built binary, its output and its exit codes.
+//!
+//! Texts are kept as snapshots, 80 columns wide: look at them when they change, they are read by
+//! people.
+
+mod failures;
+mod help;
+mod images;
+mod model_files;
+mod predict;
+mod resume;
+mod scene;
+mod train;

@@ -1,0 +1,138 @@
+//! `train` and `evaluate`, from images to a judged model.
+
+use std::fs;
+
+use insta::assert_snapshot;
+
+use crate::images::{bmp, jpeg, png_bomb};
+use crate::scene::{Scene, steady, trained};
+
+#[test]
+fn training_writes_a_run_and_a_summary() {
+    let scene = Scene::with_photos(12);
+    let said = scene.run("train photos --seed 1 --out run").exits(0);
+    assert_eq!(said.stdout, "");
+    assert_snapshot!("train-summary", steady(&said.stderr));
+    for file in ["settings.toml", "log.jsonl", "metrics.json", "model.safetensors"] {
+        assert!(scene.path("run").join(file).is_file(), "{file}");
+    }
+    let metrics: serde_json::Value =
+        serde_json::from_slice(&fs::read(scene.path("run/metrics.json")).unwrap()).unwrap();
+    assert_eq!(metrics["val"]["top1"], 1.0);
+    assert_eq!(metrics["val"]["interval95"].as_array().unwrap().len(), 2);
+    assert_eq!(metrics["images"], 24);
+    assert_eq!(metrics["skipped"].as_array().unwrap().len(), 0);
+    assert!(metrics["seconds"]["total"].as_f64() >= metrics["seconds"]["features"].as_f64());
+}
+
+#[test]
+fn the_report_is_one_json_object_on_stdout() {
+    let scene = Scene::with_photos(6);
+    let said = scene.run("train photos --json --out run --threads 1").exits(0);
+    assert_eq!(said.stdout.lines().count(), 1);
+    let report = said.json();
+    assert_eq!(report["strategy"], "features");
+    assert_eq!(report["classes"], serde_json::json!(["blue", "red"]));
+    let file = fs::read(scene.path("run/metrics.json")).unwrap();
+    assert_eq!(report, serde_json::from_slice::<serde_json::Value>(&file).unwrap());
+}
+
+#[test]
+fn runs_get_folders_of_their_own() {
+    let scene = Scene::with_photos(4);
+    for folder in ["refit-runs/photos-features", "refit-runs/photos-features-2"] {
+        let said = scene.run("train photos/").exits(0);
+        assert!(scene.path(folder).join("model.safetensors").is_file(), "{folder}");
+        let command = format!("refit predict {folder}/model.safetensors IMAGE...");
+        assert!(said.stderr.contains(&command), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn flags_reach_the_settings() {
+    let scene = Scene::with_photos(4);
+    let flags = "--strategy partial --unfreeze-from conv_head --epochs 1 --batch 4 --lr 0.002 \
+                 --seed 7 --optimizer sgd --weight-decay 0.01 --label-smoothing 0 --warmup 0.2 \
+                 --clip 2.5 --patience 3 --augment none --norms batch --balance classes \
+                 --time-budget 1h --val-fraction 0.25";
+    scene.run(&format!("train photos --out run {flags}")).exits(0);
+    let settings = fs::read_to_string(scene.path("run/settings.toml")).unwrap();
+    let settings = settings.replace(&*scene.path("").to_string_lossy(), "[dir]/");
+    assert_snapshot!("settings", settings);
+    let log = fs::read_to_string(scene.path("run/log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 1);
+}
+
+#[test]
+fn flags_that_do_nothing_are_said_to() {
+    let scene = Scene::with_photos(4);
+    let said = scene.run("train photos --out run --epochs 5 --lr 0.1").exits(0);
+    assert!(
+        said.stderr.contains(
+            "warning: --epochs, --lr do nothing here: a linear head is solved for, not trained"
+        ),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn a_hidden_layer_can_be_trained() {
+    let scene = Scene::with_photos(6);
+    let report =
+        scene.run("train photos --head mlp:16 --epochs 3 --views 2 --json --out run").exits(0);
+    assert!(report.json()["val"]["top1"].as_f64() >= Some(0.5));
+}
+
+#[test]
+fn broken_images_are_named_and_left_out_or_stop_the_run() {
+    let scene = Scene::with_photos(6);
+    scene.write("photos/red/bomb.png", png_bomb());
+    scene.write("photos/red/cut.jpg", &jpeg()[..300]);
+    scene.write("photos/red/empty.jpg", "");
+    scene.write("photos/blue/text.jpg", "Dear diary, this is no picture.\n");
+    scene.write("photos/blue/whole.jpg", jpeg());
+    let said = scene.run("train photos --out run --json").exits(0);
+    assert_snapshot!("train-broken", steady(&said.stderr));
+    let report = said.json();
+    assert_eq!(report["images"], 13);
+    assert_eq!(report["skipped"].as_array().unwrap().len(), 4);
+    let refused = scene.run("train photos --out strict --strict").refused();
+    assert_snapshot!("train-strict", steady(&refused));
+    assert!(!scene.path("strict/model.safetensors").exists());
+}
+
+#[test]
+fn a_model_is_judged_on_other_images() {
+    let scene = trained();
+    let said = scene.run("evaluate run/model.safetensors photos").exits(0);
+    assert_snapshot!("evaluate", said.stdout);
+    let json = scene.run("evaluate run/model.safetensors photos --json").exits(0).json();
+    assert_eq!(json["samples"], 24);
+    assert_eq!(json["top1"], 1.0);
+    assert_eq!(json["confusion"], serde_json::json!([[12, 0], [0, 12]]));
+}
+
+#[test]
+fn evaluation_says_what_is_taken_for_what() {
+    let scene = trained();
+    let other = Scene::new();
+    for i in 0..3 {
+        other.write(&format!("mixed/red/{i}.bmp"), bmp(40, [20, 50, 170], i));
+        other.write(&format!("mixed/blue/{i}.bmp"), bmp(40, [20, 50, 170], 10 + i));
+    }
+    let model = scene.path("run/model.safetensors");
+    let said = other.refit(["evaluate".as_ref(), model.as_os_str(), "mixed".as_ref()]).exits(0);
+    let lines: Vec<&str> = said.stdout.lines().filter(|l| !l.starts_with("loss")).collect();
+    assert_snapshot!("evaluate-confused", lines.join("\n"));
+}
+
+#[test]
+fn classes_that_the_model_does_not_know_are_refused() {
+    let other = Scene::new();
+    other.write("data/red/1.bmp", bmp(8, [0; 3], 1));
+    other.write("data/green/1.bmp", bmp(8, [0; 3], 2));
+    let model = trained().path("run/model.safetensors");
+    let said = other.refit(["evaluate".as_ref(), model.as_os_str(), "data".as_ref()]);
+    assert_snapshot!("evaluate-unknown-class", said.refused());
+}
