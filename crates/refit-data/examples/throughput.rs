@@ -61,7 +61,7 @@ fn main() -> Result<(), DataError> {
         );
     }
 
-    let mut seconds = [0.0; 4];
+    let mut seconds = [0.0; 5];
     let mut timed = |which: usize, start: Instant| seconds[which] += start.elapsed().as_secs_f64();
     let mut out = vec![0.0; PREPROCESS.len()];
     for sample in &samples {
@@ -77,10 +77,14 @@ fn main() -> Result<(), DataError> {
         let start = Instant::now();
         PREPROCESS.normalize_into(&square, &mut out);
         timed(3, start);
+        let start = Instant::now();
+        Augment::standard().square(&image, &PREPROCESS, &mut Stream::new(0, "augment", &[]));
+        timed(4, start);
     }
-    let [read, decode, resize, normalize] = seconds.map(|s| s * 1e3 / samples.len() as f64);
+    let [read, decode, resize, normalize, augment] =
+        seconds.map(|s| s * 1e3 / samples.len() as f64);
     println!(
-        "one thread, ms an image: read {read:.2}, decode {decode:.2}, resize {resize:.2}, normalize {normalize:.2}"
+        "one thread, ms an image: read {read:.2}, decode {decode:.2}, resize {resize:.2}, normalize {normalize:.2}; augment instead of resize {augment:.2}"
     );
     Ok(())
 }

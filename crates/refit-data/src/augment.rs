@@ -264,13 +264,14 @@ pub(crate) fn saturation(image: &mut RgbImage, factor: f32) {
 /// torchvision's `adjust_hue` on PIL images: the hue is a byte that wraps around.
 pub(crate) fn turn_hue(image: &mut RgbImage, turn: f64) {
     let turn = (turn * 255.0) as i32 as u8;
+    let sectors: [(u8, f32); 256] = std::array::from_fn(|h| sector((h as u8).wrapping_add(turn)));
     for pixel in image.pixels_mut().as_chunks_mut::<3>().0 {
         let [h, s, v] = hsv(*pixel);
-        *pixel = rgb([h.wrapping_add(turn), s, v]);
+        *pixel = rgb(sectors[usize::from(h)], s, v);
     }
 }
 
-/// PIL's `RGB` to `HSV`.
+/// PIL's `RGB` to `HSV`; single and double precision as PIL mixes them.
 fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     let (most, least) = (r.max(g).max(b), r.min(g).min(b));
     if most == least {
@@ -278,31 +279,37 @@ fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     }
     let range = f32::from(most - least);
     let from = |v: u8| f32::from(most - v) / range;
-    let sixth = if r == most {
+    let sixths = if r == most {
         from(b) - from(g)
     } else if g == most {
         (2.0 + f64::from(from(r)) - f64::from(from(b))) as f32
     } else {
         (4.0 + f64::from(from(g)) - f64::from(from(r))) as f32
     };
-    let hue = ((f64::from(sixth) / 6.0 + 1.0) % 1.0) as f32;
+    // From 5/6 to 11/6: the remainder by 1, without a call.
+    let turned = f64::from(sixths) / 6.0 + 1.0;
+    let hue = (if turned >= 1.0 { turned - 1.0 } else { turned }) as f32;
     [(f64::from(hue) * 255.0) as u8, (f64::from(range / f32::from(most)) * 255.0) as u8, most]
 }
 
+/// Which sixth of the circle a hue is in, and how far.
+fn sector(hue: u8) -> (u8, f32) {
+    let sixths = f64::from(hue) * 6.0 / 255.0;
+    (sixths as u8, (sixths - sixths.floor()) as f32)
+}
+
 /// PIL's `HSV` to `RGB`.
-fn rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
+fn rgb((sector, f): (u8, f32), s: u8, v: u8) -> [u8; 3] {
     if s == 0 {
         return [v; 3];
     }
-    // Single and double precision as PIL mixes them.
-    let hue = f64::from(h) * 6.0 / 255.0;
-    let (sector, f) = (hue.floor(), (hue - hue.floor()) as f32);
     let (s, value) = ((f64::from(s) / 255.0) as f32, f64::from(v));
-    let byte = |x: f64| libm::round(x).clamp(0.0, 255.0) as u8;
+    // Rounds halves up; values are never negative, and never above 255.
+    let byte = |x: f64| x as u8 + u8::from(x - f64::from(x as u8) >= 0.5);
     let p = byte(value * (1.0 - f64::from(s)));
     let q = byte(value * (1.0 - f64::from(s * f)));
     let t = byte(value * (1.0 - f64::from(s) * (1.0 - f64::from(f))));
-    match sector as u32 % 6 {
+    match sector % 6 {
         0 => [v, t, p],
         1 => [q, v, p],
         2 => [p, v, t],

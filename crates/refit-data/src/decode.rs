@@ -624,7 +624,8 @@ mod tests {
     fn troublesome_files_come_out_as_expected() {
         let Some(folder) = real("trouble") else { return };
         // Width, height and mean colour as PIL has them, or the refusal.
-        let cases: [(&str, Result<(u32, u32, [f64; 3]), &str>); 14] = [
+        type Expected = Result<(u32, u32, [f64; 3]), &'static str>;
+        let cases: [(&str, Expected); 14] = [
             ("broken.png", Err("the PNG is damaged")),
             ("broken_data_stream.png", Err("the PNG is damaged")),
             ("hopper.webp", Ok((128, 128, [89.78, 80.08, 95.53]))),

@@ -33,8 +33,8 @@ pub(crate) fn real(name: &str) -> Option<PathBuf> {
 /// Gradients, hard edges and noise, as in tools/golden_pixels.py.
 pub(crate) fn synthetic(width: u32, height: u32, seed: u64) -> RgbImage {
     let value = |x: u64, y: u64, c: u64| {
-        let h =
-            (x * 73_856_093 ^ y * 19_349_663 ^ c * 83_492_791 ^ seed * 2_654_435_761) & 0xFFFF_FFFF;
+        let h = ((x * 73_856_093) ^ (y * 19_349_663) ^ (c * 83_492_791) ^ (seed * 2_654_435_761))
+            & 0xFFFF_FFFF;
         let h = (h * 2_654_435_761) & 0xFFFF_FFFF;
         let noise = (((h ^ (h >> 15)) * 2_246_822_519) & 0xFFFF_FFFF) >> 24;
         let gradient = ((x * (c + 1) + y * (3 - c)) * 255) / (3 * u64::from(width + height));
