@@ -9,6 +9,32 @@
 //! prints; progress goes to a callback, what was left out comes back as values. All randomness
 //! comes from [`Stream`]s keyed by purpose and position, so results do not depend on the number
 //! of threads.
+//!
+//! ```no_run
+//! use refit_data::*;
+//!
+//! # fn main() -> Result<(), DataError> {
+//! let data = Dataset::open("photos".as_ref(), &SourceOptions::default())?;
+//! let preprocess = Preprocess {
+//!     size: 224,
+//!     resize: Resize::ShorterSide { to: 256 },
+//!     interpolation: Interpolation::Bicubic,
+//!     mean: [0.5; 3],
+//!     std: [0.5; 3],
+//! };
+//! let order = Stream::new(1, "order", &[0]).permutation(data.train.len());
+//! let options = LoaderOptions { batch_size: 32, size: 224, workers: 2, ahead: 2, strictness: Strictness::Skip };
+//! let loader = Loader::new(data.train, order, options, move |sample, index, out| {
+//!     let image = decode_file(&sample.path, &DecodeOptions::default())?;
+//!     Augment::light().apply_into(&image, &preprocess, &mut Stream::new(1, "augment", &[0, index as u64]), out);
+//!     Ok(())
+//! });
+//! for batch in loader {
+//!     let Batch { images, labels, .. } = batch?; // [n, 3, 224, 224] and [n]
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod augment;
 pub mod batch;
