@@ -10,12 +10,12 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use miette::{Diagnostic, MietteHandler, MietteHandlerOpts, ReportHandler};
+use refit::LearnError;
 use refit::data::DataError;
 use refit::net::atomic_file::AtomicWriteError;
 use refit::net::state_dict::StateDictError;
 use refit::net::zoo::ZooError;
 use refit::net::{EditError, GraphError, Hint};
-use refit::LearnError;
 
 use crate::output::colours;
 
@@ -254,8 +254,7 @@ mod tests {
     #[test]
     fn causes_are_told_once() {
         let io = io::Error::new(io::ErrorKind::PermissionDenied, "not allowed");
-        let error =
-            LearnError::Io { what: "write", path: "run/log.jsonl".into(), source: io };
+        let error = LearnError::Io { what: "write", path: "run/log.jsonl".into(), source: io };
         let Failure::Mistake(mistake) = Failure::from(error) else { panic!("a mistake") };
         assert_eq!(mistake.to_string(), "cannot write run/log.jsonl: not allowed");
         assert!(mistake.source().is_none());
@@ -268,9 +267,7 @@ mod tests {
         #[error("above")]
         struct Above(#[source] io::Error);
         let error = Above(io::Error::other("below"));
-        let Failure::Mistake(mistake) = Failure::caused(&error, None) else {
-            panic!("a mistake")
-        };
+        let Failure::Mistake(mistake) = Failure::caused(&error, None) else { panic!("a mistake") };
         assert_eq!(mistake.source().unwrap().to_string(), "below");
     }
 

@@ -175,7 +175,8 @@ impl Rows {
             .with_logical_type(Some(LogicalType::String))
             .build()?;
         let feature = |i: usize| {
-            let column = Type::primitive_type_builder(&format!("f{i}"), PhysicalType::FLOAT);
+            let name = format!("f{i}");
+            let column = Type::primitive_type_builder(&name, PhysicalType::FLOAT);
             column.with_repetition(Repetition::REQUIRED).build().map(Arc::new)
         };
         let mut columns = vec![Arc::new(path)];

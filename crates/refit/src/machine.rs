@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use refit::{Device, RunOptions};
 use refit::data::Strictness;
+use refit::{Device, RunOptions};
 
 /// Options that every command has.
 #[derive(Debug, Clone, Args)]
@@ -17,12 +17,18 @@ pub struct Machine {
     /// Where to compute; `cpu` is all there is for now
     #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu",
           hide_default_value = true, value_parser = device, display_order = 901)]
-    device: (),
+    device: Place,
 }
 
-fn device(name: &str) -> Result<(), String> {
+/// Where networks run.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Cpu,
+}
+
+fn device(name: &str) -> Result<Place, String> {
     match name {
-        "cpu" => Ok(()),
+        "cpu" => Ok(Place::Cpu),
         _ => Err("this refit computes on `cpu` only".into()),
     }
 }
@@ -43,8 +49,9 @@ impl Machine {
 
     /// Where networks run.
     pub fn device(&self) -> Device {
-        let () = self.device;
-        Device::flex()
+        match self.device {
+            Place::Cpu => Device::flex(),
+        }
     }
 
     /// How images run through a network.

@@ -77,11 +77,8 @@ pub fn duration(seconds: f64) -> String {
 /// Lines that name unreadable images, the first few of many.
 pub fn skipped_lines(skipped: &[Skipped]) -> Vec<String> {
     const SHOWN: usize = 10;
-    let mut lines: Vec<String> = skipped
-        .iter()
-        .take(SHOWN)
-        .map(|s| format!("{}: {}", s.path.display(), s.reason))
-        .collect();
+    let mut lines: Vec<String> =
+        skipped.iter().take(SHOWN).map(|s| format!("{}: {}", s.path.display(), s.reason)).collect();
     if skipped.len() > SHOWN {
         lines.push(format!("and {} more", skipped.len() - SHOWN));
     }
@@ -101,12 +98,14 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        assert_eq!([999, 1_500, 4_652_008, 7_000_000_000].map(short), [
-            "999", "1.5 k", "4.65 M", "7.00 G"
-        ]);
-        assert_eq!([0.04, 9.96, 61.0, 7300.0].map(duration), [
-            "0.0 s", "10 s", "1 min 1 s", "2 h 1 min"
-        ]);
+        assert_eq!(
+            [999, 1_500, 4_652_008, 7_000_000_000].map(short),
+            ["999", "1.5 k", "4.65 M", "7.00 G"]
+        );
+        assert_eq!(
+            [0.04, 9.96, 61.0, 7300.0].map(duration),
+            ["0.0 s", "10 s", "1 min 1 s", "2 h 1 min"]
+        );
         assert_eq!(percent(0.954_2), "95.4%");
         assert_eq!(percent_or_dash(None), "-");
         assert_eq!(count(1, "image"), "1 image");

@@ -3,12 +3,12 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use burn::tensor::{Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use refit::data::Stream;
 use refit::learn::{Optimizer, OptimizerKind, Targets};
 use refit::net::{Edit, HeadKind, NormStatistics, Training, TrainingOptions};
 use refit::{Device, LearnError, Network, Strategy, TrainingSettings};
-use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 
 use crate::arguments;
@@ -16,7 +16,6 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::model_arg::AnyModelArg;
-
 
 /// Measure how fast a network runs on this machine
 ///
@@ -233,8 +232,7 @@ impl TrainStep {
     }
 
     fn run(&mut self, images: Tensor<4>) {
-        let options =
-            TrainingOptions { norms: NormStatistics::Batch, dropout_key: self.done };
+        let options = TrainingOptions { norms: NormStatistics::Batch, dropout_key: self.done };
         let boundary = self.training.run_frozen(images);
         let pass = self.training.pass(&self.network, boundary, options);
         let loss = self.targets.cross_entropy(pass.logits.clone());

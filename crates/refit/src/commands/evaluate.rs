@@ -45,11 +45,7 @@ impl Evaluate {
         let evaluation =
             model.evaluate(&self.data, &machine.run_options(self.strict), &progress)?;
         for skip in &evaluation.skipped {
-            progress.say(&format!(
-                "warning: {} is left out: {}",
-                skip.path.display(),
-                skip.reason
-            ));
+            progress.say(&format!("warning: {} is left out: {}", skip.path.display(), skip.reason));
         }
         let text = match self.json {
             true => serde_json::to_string(&evaluation).expect("numbers serialize"),
@@ -74,8 +70,7 @@ fn in_words(evaluation: &Evaluation) -> String {
 /// Which class was taken for which, most often first.
 fn confusions(evaluation: &Evaluation) -> Option<String> {
     const SHOWN: usize = 5;
-    let names: Vec<&str> =
-        evaluation.metrics.per_class.iter().map(|c| c.class.as_str()).collect();
+    let names: Vec<&str> = evaluation.metrics.per_class.iter().map(|c| c.class.as_str()).collect();
     let rows = evaluation.metrics.confusion.rows();
     let mut wrong: Vec<(u64, usize, usize)> = Vec::new();
     for (truth, row) in rows.iter().enumerate() {

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use refit::net::zoo::{self, Architecture, EmbeddedWeights, InputSpec};
 use refit::net::Graph;
+use refit::net::zoo::{self, Architecture, EmbeddedWeights, InputSpec};
 use serde::Serialize;
 
 use crate::failure::Failure;

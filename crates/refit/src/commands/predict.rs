@@ -77,7 +77,7 @@ impl Predict {
         let model = self.model.open(&machine.device())?;
         let samples = samples(&self.paths)?;
         let progress = Progress::beside_output();
-        let mut printer = Printer::new(&model, &samples, self.top as usize, self.format);
+        let printer = Printer::new(&model, &samples, self.top as usize, self.format);
         printer.header()?;
         let options = machine.run_options(self.strict);
         let mut broken = None;

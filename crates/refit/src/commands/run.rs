@@ -118,7 +118,8 @@ impl Input {
                 "write it with numpy.save(\"x.npy\", x)",
             )
         })?;
-        let refuse = |what: String, hint: &str| Err(Failure::mistake(format!("{shown} {what}"), hint));
+        let refuse =
+            |what: String, hint: &str| Err(Failure::mistake(format!("{shown} {what}"), hint));
         let DType::Plain(kind) = header.dtype() else {
             return refuse("holds records, not numbers".into(), "save a plain array");
         };
@@ -156,7 +157,11 @@ impl Input {
 
     fn wrong_shape(&self, channels: usize) -> Failure {
         let [n, found, height, width] = self.shape;
-        let last = if width == channels { "; for [n, h, w, c], x.transpose(0, 3, 1, 2) first" } else { "" };
+        let last = if width == channels {
+            "; for [n, h, w, c], x.transpose(0, 3, 1, 2) first"
+        } else {
+            ""
+        };
         Failure::mistake(
             format!(
                 "{} has the shape {:?}: {found} channels, not {channels}",

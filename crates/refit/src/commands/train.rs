@@ -223,19 +223,28 @@ impl TrainOptions {
         put(&mut training.warmup, self.warmup);
         put(&mut training.clip, self.clip);
         put(&mut training.patience, self.patience);
-        put(&mut training.optimizer, self.optimizer.map(|rule| match rule {
-            Rule::Adamw => OptimizerKind::AdamW,
-            Rule::Sgd => OptimizerKind::Sgd,
-        }));
-        put(&mut training.augment, self.augment.map(|how| match how {
-            Augmentation::None => Augment::none(),
-            Augmentation::Light => Augment::light(),
-            Augmentation::Standard => Augment::standard(),
-        }));
-        put(&mut training.norms, self.norms.map(|which| match which {
-            NormsChoice::Stored => Norms::Stored,
-            NormsChoice::Batch => Norms::Batch,
-        }));
+        put(
+            &mut training.optimizer,
+            self.optimizer.map(|rule| match rule {
+                Rule::Adamw => OptimizerKind::AdamW,
+                Rule::Sgd => OptimizerKind::Sgd,
+            }),
+        );
+        put(
+            &mut training.augment,
+            self.augment.map(|how| match how {
+                Augmentation::None => Augment::none(),
+                Augmentation::Light => Augment::light(),
+                Augmentation::Standard => Augment::standard(),
+            }),
+        );
+        put(
+            &mut training.norms,
+            self.norms.map(|which| match which {
+                NormsChoice::Stored => Norms::Stored,
+                NormsChoice::Batch => Norms::Batch,
+            }),
+        );
         settings.validate()?;
         Ok(settings)
     }
@@ -411,10 +420,7 @@ pub fn accuracy(metrics: &Metrics, what: &str) -> String {
     let [low, high] = metrics.interval95.map(percent);
     let what = if what.is_empty() { String::new() } else { format!("{what} ") };
     let images = count(metrics.samples as usize, &format!("{what}image"));
-    format!(
-        "accuracy on {images}: {} (95% interval: {low} to {high})",
-        percent(metrics.top1)
-    )
+    format!("accuracy on {images}: {} (95% interval: {low} to {high})", percent(metrics.top1))
 }
 
 /// A table of the classes; of the worst only, where they are many.

@@ -40,7 +40,10 @@ fn weights_of_another_architecture() {
         "weights-other",
         last_lines(&scene.run(&format!("{train} other.safetensors")).refused())
     );
-    assert_snapshot!("weights-none", last_lines(&scene.run("train photos --backbone resnet18").refused()));
+    assert_snapshot!(
+        "weights-none",
+        last_lines(&scene.run("train photos --backbone resnet18").refused())
+    );
     assert_snapshot!(
         "weights-gone",
         last_lines(&scene.run(&format!("{train} gone.pth")).refused())

@@ -67,7 +67,8 @@ fn features_are_written_in_three_formats() {
     let out = Scene::new();
     let embed = |name: &str, more: &str| {
         let target = out.path(name);
-        let command = format!("embed run/model.safetensors photos {more} --out {}", target.display());
+        let command =
+            format!("embed run/model.safetensors photos {more} --out {}", target.display());
         steady(&scene.run(&command).exits(0).stderr.replace(&*target.to_string_lossy(), name))
     };
     assert_snapshot!("embed", embed("f.npy", ""));
@@ -107,9 +108,11 @@ fn features_are_written_in_three_formats() {
     let small = fs::read_to_string(out.path("small.csv")).unwrap();
     assert_eq!(small.lines().next(), Some(&*header(16)));
     // Rows wait in hidden files, which are gone.
-    assert!(fs::read_dir(out.path("")).unwrap().all(|entry| {
-        !entry.unwrap().file_name().to_string_lossy().starts_with('.')
-    }));
+    assert!(
+        fs::read_dir(out.path(""))
+            .unwrap()
+            .all(|entry| { !entry.unwrap().file_name().to_string_lossy().starts_with('.') })
+    );
 }
 
 fn header(dim: usize) -> String {

@@ -171,8 +171,7 @@ pub fn small_safetensors(name: &str, shape: &[usize]) -> Vec<u8> {
 pub fn npy(kind: &str, fortran: bool, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let fortran = if fortran { "True" } else { "False" };
     let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();
-    let head =
-        format!("{{'descr': '{kind}', 'fortran_order': {fortran}, 'shape': ({extents}), }}");
+    let head = format!("{{'descr': '{kind}', 'fortran_order': {fortran}, 'shape': ({extents}), }}");
     let length = (10 + head.len() + 1).next_multiple_of(64) - 10;
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((length as u16).to_le_bytes());
