@@ -1,0 +1,173 @@
+//! What can go wrong while learning.
+
+use std::path::PathBuf;
+
+use refit_data::DataError;
+use refit_net::state_dict::StateDictError;
+use refit_net::zoo::ZooError;
+use refit_net::{EditError, GraphError, LoadError};
+use refit_net::model_file::ModelFileError;
+
+use crate::logistic::LogisticError;
+
+/// What a user can do about an error; the error's own message says what is wrong and where.
+pub use refit_net::Hint;
+
+/// Why training, evaluation or prediction stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LearnError {
+    /// The images.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The network asked for.
+    #[error(transparent)]
+    Zoo(#[from] ZooError),
+    /// A layer asked for.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// An edit of the network.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// Weights that do not fit.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A file of tensors.
+    #[error(transparent)]
+    StateDict(#[from] StateDictError),
+    /// A model file.
+    #[error(transparent)]
+    ModelFile(#[from] ModelFileError),
+    /// The linear head.
+    #[error(transparent)]
+    Logistic(#[from] LogisticError),
+    /// A file of the run that cannot be read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `make`.
+        what: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A run folder that is in use.
+    #[error("{} already holds a run", path.display())]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder without a run.
+    #[error("{} holds no run to resume: {reason}", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing or damaged.
+        reason: String,
+    },
+    /// A class whose every training image is unreadable.
+    #[error("no training image of class `{class}` in {} can be read", path.display())]
+    NoTrainingImages {
+        /// The class.
+        class: String,
+        /// The data.
+        path: PathBuf,
+    },
+    /// The images are not those that the run began with.
+    #[error("the images in {} are not those that the run began with", path.display())]
+    DataChanged {
+        /// The data.
+        path: PathBuf,
+    },
+    /// A setting out of its range.
+    #[error("{name} is {value}, but must be {range}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// Classes that the pretrained network does not know.
+    #[error("{backbone} does not know the classes {}", list(classes))]
+    ForeignClasses {
+        /// The network.
+        backbone: String,
+        /// The classes.
+        classes: Vec<String>,
+    },
+    /// A class that the model does not know.
+    #[error("the model does not know the classes {}", list(classes))]
+    UnknownClasses {
+        /// The classes.
+        classes: Vec<String>,
+        /// What it knows.
+        known: Vec<String>,
+    },
+    /// The loss is no number any more.
+    #[error("the loss became {loss} in epoch {epoch}")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The loss.
+        loss: f32,
+    },
+    /// Somebody asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+fn list(names: &[String]) -> String {
+    let shown = names.iter().take(5).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0..=5 => shown,
+        n => format!("{shown} and {} more", n - 5),
+    }
+}
+
+impl Hint for LearnError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Data(e) => return refit_data::Hint::hint(e),
+            Self::Zoo(e) => return e.hint(),
+            Self::Graph(e) => return e.hint(),
+            Self::Edit(e) => return e.hint(),
+            Self::Load(e) => return e.hint(),
+            Self::StateDict(e) => return e.hint(),
+            Self::ModelFile(e) => return e.hint(),
+            Self::Logistic(e) => return e.hint(),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull => {
+                    "the disk is full: free some space, then go on with --resume".into()
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    "choose a folder that may be written, with --out DIR".into()
+                }
+                _ => "see that the folder exists and may be used".into(),
+            },
+            Self::RunExists { path } => format!(
+                "continue it with `--resume {}`, or choose another folder with --out",
+                path.display()
+            ),
+            Self::NoRun { .. } => "give the folder that `refit train` wrote".into(),
+            Self::NoTrainingImages { .. } => {
+                "mend the images named above, or remove the class's folder".into()
+            }
+            Self::DataChanged { .. } => {
+                "put the images back as they were, or start a new run without --resume".into()
+            }
+            Self::Setting { .. } => "see `refit train --help`".into(),
+            Self::ForeignClasses { .. } => {
+                "use --strategy features, which learns classes of your own; `as-is` needs folders \
+                 named by the network's own classes (WordNet ids or names)"
+                    .into()
+            }
+            Self::UnknownClasses { known, .. } => {
+                format!("name the folders by the model's classes: {}", list(known))
+            }
+            Self::Diverged { .. } => "try a lower --lr, such as a tenth".into(),
+            Self::Stopped => "continue with --resume".into(),
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! A model judged on labelled images.
+
+use std::path::Path;
+
+use refit_data::{Dataset, Sample, Skipped, SourceOptions};
+
+use crate::error::LearnError;
+use crate::metrics::Metrics;
+use crate::model::{Model, RunOptions};
+use crate::watch::{Watch, stage};
+
+/// How a model does on labelled images.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Evaluation {
+    /// The numbers.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Readable images.
+    pub images: usize,
+    /// Unreadable ones.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Model {
+    /// Judges the model on all images of a folder or CSV, whatever their split; classes are matched
+    /// by name.
+    ///
+    /// # Errors
+    /// If the images cannot be read or a class is not among the model's.
+    pub fn evaluate(
+        &self,
+        data: &Path,
+        options: &RunOptions,
+        watch: &dyn Watch,
+    ) -> Result<Evaluation, LearnError> {
+        let dataset = Dataset::open(data, &SourceOptions::default())?;
+        let positions = self.positions_of(&dataset.classes)?;
+        let relabel = |s: &Sample| Sample { label: positions[s.label], ..s.clone() };
+        let samples: Vec<Sample> = dataset.samples().map(relabel).collect();
+        let (mut logits, mut labels) = (Vec::new(), Vec::new());
+        let skipped = stage(watch, "evaluate", samples.len(), || {
+            self.run(&samples, None, options, watch, &mut |output| {
+                logits.extend(output.values.iter().map(|z| z / self.card.temperature));
+                labels.push(samples[output.index].label);
+            })
+        })?;
+        let metrics = Metrics::from_logits(&logits, &labels, &self.card.classes);
+        let images = labels.len();
+        let nothing = || {
+            let first = skipped.first();
+            LearnError::Data(refit_data::DataError::NothingReadable {
+                count: samples.len(),
+                path: first.map_or_else(|| data.to_owned(), |s| s.path.clone()),
+                reason: first.map_or_else(String::new, |s| s.reason.clone()),
+            })
+        };
+        Ok(Evaluation { metrics: metrics.ok_or_else(nothing)?, images, skipped })
+    }
+
+    fn positions_of(&self, classes: &[String]) -> Result<Vec<usize>, LearnError> {
+        let known = &self.card.classes;
+        let position = |class: &String| known.iter().position(|k| k == class);
+        let unknown: Vec<String> =
+            classes.iter().filter(|c| position(c).is_none()).cloned().collect();
+        match unknown.is_empty() {
+            true => Ok(classes.iter().filter_map(position).collect()),
+            false => Err(LearnError::UnknownClasses { classes: unknown, known: known.clone() }),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Features of images from the frozen part of a network, each computed once.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use refit_data::{
+    Augment, CacheKey, ContentHash, DataError, DecodeOptions, FeatureCache, Loader, LoaderOptions,
+    Preprocess, Sample, Skipped, Stream, check, decode_file,
+};
+use refit_net::Network;
+
+use crate::error::LearnError;
+use crate::model::RunOptions;
+use crate::watch::{Event, Watch, stage};
+
+/// How features are taken.
+#[derive(Debug, Clone)]
+pub struct ExtractOptions {
+    /// How images are read.
+    pub run: RunOptions,
+    /// Views of each image: plain, mirrored, and from the third on augmented.
+    pub views: usize,
+    /// How the augmented views are made.
+    pub augment: Augment,
+    /// Decides the augmented views.
+    pub seed: u64,
+    /// Where features are kept between runs; nowhere if none.
+    pub cache: Option<PathBuf>,
+}
+
+/// Features of some images.
+#[derive(Debug, Clone)]
+pub struct Features {
+    /// Numbers a row.
+    pub dim: usize,
+    /// A row for each readable image and view: `[images * views, dim]`, an image's views together.
+    pub rows: Vec<f32>,
+    /// Rows an image.
+    pub views: usize,
+    /// Positions of the readable images among those asked for, ascending.
+    pub readable: Vec<usize>,
+    /// The contents of the readable images.
+    pub hashes: Vec<ContentHash>,
+    /// The others.
+    pub skipped: Vec<Skipped>,
+    /// Rows that had to be computed.
+    pub computed: usize,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+impl Features {
+    /// The row of one view of one readable image.
+    pub fn row(&self, image: usize, view: usize) -> &[f32] {
+        &self.rows[(image * self.views + view) * self.dim..][..self.dim]
+    }
+}
+
+/// Takes the features of `samples`: what the head of `net` would take.
+///
+/// # Errors
+/// If an image cannot be read under `strict`, or none can be read at all.
+pub fn extract(
+    net: &Network,
+    preprocess: &Preprocess,
+    samples: &[Sample],
+    options: &ExtractOptions,
+    watch: &dyn Watch,
+) -> Result<Features, LearnError> {
+    let started = Instant::now();
+    let graph = net.graph();
+    let node = &graph.nodes()[graph.features()];
+    let dim = node.shape.channels();
+    let mut cache = open_cache(net, preprocess, &node.name, dim, options)?;
+    let mut work = Extraction::new(samples, options)?;
+    let missing = work.missing(&cache);
+    let computed = missing.len();
+    if !missing.is_empty() {
+        let compiled = net.compile(&[&node.name])?;
+        stage(watch, "features", computed, || -> Result<(), LearnError> {
+            let mut loader = work.loader(preprocess, &missing);
+            while let Some(batch) = loader.next() {
+                let batch = batch?;
+                let shape = [batch.n, 3, preprocess.size, preprocess.size];
+                let images = burn::tensor::TensorData::new(batch.images, shape);
+                let images = burn::tensor::Tensor::from_data(images, net.device());
+                let rows = compiled.run(images).remove(0).pooled();
+                let rows: Vec<f32> = rows.to_data().iter::<f32>().collect();
+                for (row, &job) in rows.chunks_exact(dim).zip(&batch.indices) {
+                    let (image, view) = missing[job];
+                    if let Some(hash) = &work.hashes[image] {
+                        cache.insert(&work.key(hash, view), view as u32, row);
+                    }
+                }
+                watch.event(Event::Advance { items: batch.n });
+                if watch.stops() {
+                    return Err(LearnError::Stopped);
+                }
+            }
+            work.skip(loader.skipped().to_vec());
+            Ok(())
+        })?;
+        cache.flush();
+    }
+    cache.take_warnings().into_iter().for_each(|w| watch.event(Event::Warning(w)));
+    let mut features = work.collect(&cache, dim)?;
+    features.computed = computed;
+    features.seconds = started.elapsed().as_secs_f64();
+    Ok(features)
+}
+
+fn open_cache(
+    net: &Network,
+    preprocess: &Preprocess,
+    layer: &str,
+    dim: usize,
+    options: &ExtractOptions,
+) -> Result<FeatureCache, LearnError> {
+    let Some(dir) = &options.cache else { return Ok(FeatureCache::in_memory(dim)) };
+    let key = CacheKey {
+        frozen: net.fingerprint(layer)?,
+        preprocess: preprocess.digest(&DecodeOptions::default()),
+        what: format!("{} {layer}", net.graph().name()),
+    };
+    Ok(FeatureCache::open(dir, &key, dim))
+}
+
+struct Extraction<'a> {
+    samples: &'a [Sample],
+    options: &'a ExtractOptions,
+    hashes: Vec<Option<ContentHash>>,
+    skipped: Vec<Skipped>,
+}
+
+impl<'a> Extraction<'a> {
+    fn new(samples: &'a [Sample], options: &'a ExtractOptions) -> Result<Self, LearnError> {
+        let paths: Vec<PathBuf> = samples.iter().map(|s| s.path.clone()).collect();
+        let mut hashes = Vec::with_capacity(samples.len());
+        let mut skipped = Vec::new();
+        for (path, hash) in paths.iter().zip(check::hash_files(&paths, options.run.workers, None)) {
+            match hash {
+                Ok(hash) => hashes.push(Some(hash)),
+                Err(error) if options.run.strictness == refit_data::Strictness::Strict => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    skipped.push(Skipped::new(path, &error));
+                    hashes.push(None);
+                }
+            }
+        }
+        Ok(Self { samples, options, hashes, skipped })
+    }
+
+    /// What a view's row is kept under: augmented ones depend on how they were drawn.
+    fn key(&self, content: &ContentHash, view: usize) -> ContentHash {
+        if view < 2 {
+            return *content;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(content).update(&self.options.augment.digest());
+        *hasher.update(&self.options.seed.to_le_bytes()).finalize().as_bytes()
+    }
+
+    /// The images and views that are not in the cache.
+    fn missing(&self, cache: &FeatureCache) -> Vec<(usize, usize)> {
+        let jobs = (0..self.samples.len()).flat_map(|i| (0..self.options.views).map(move |v| (i, v)));
+        jobs.filter(|&(image, view)| {
+            self.hashes[image]
+                .is_some_and(|hash| !cache.contains(&self.key(&hash, view), view as u32))
+        })
+        .collect()
+    }
+
+    fn loader(&self, preprocess: &Preprocess, missing: &[(usize, usize)]) -> Loader {
+        let jobs: Vec<Sample> = missing.iter().map(|&(i, _)| self.samples[i].clone()).collect();
+        let options = LoaderOptions {
+            batch_size: self.options.run.batch,
+            size: preprocess.size,
+            workers: self.options.run.workers,
+            ahead: 2,
+            strictness: self.options.run.strictness,
+        };
+        let (pipeline, augment, seed) = (*preprocess, self.options.augment.clone(), self.options.seed);
+        // The stream is keyed by the content, so that the cached view is the one drawn here.
+        let keys: Vec<(u64, usize)> = missing
+            .iter()
+            .map(|&(image, view)| (self.hashes[image].map_or(0, |h| content_key(&h)), view))
+            .collect();
+        let make = move |sample: &Sample, job: usize, out: &mut [f32]| -> Result<(), DataError> {
+            let mut image = decode_file(&sample.path, &DecodeOptions::default())?;
+            match keys[job] {
+                (_, 0) => pipeline.apply_into(&image, out),
+                (_, 1) => {
+                    image.flip_horizontal();
+                    pipeline.apply_into(&image, out);
+                }
+                (content, view) => {
+                    let mut stream = Stream::new(seed, "view", &[content, view as u64]);
+                    augment.apply_into(&image, &pipeline, &mut stream, out);
+                }
+            }
+            Ok(())
+        };
+        let order = (0..jobs.len()).collect();
+        Loader::new(jobs, order, options, make)
+    }
+
+    fn skip(&mut self, skipped: Vec<Skipped>) {
+        for skip in skipped {
+            // An image's other views fail the same way.
+            if self.skipped.iter().all(|s| s.path != skip.path) {
+                self.skipped.push(skip);
+            }
+        }
+    }
+
+    fn collect(mut self, cache: &FeatureCache, dim: usize) -> Result<Features, LearnError> {
+        let views = self.options.views;
+        let (mut rows, mut readable, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+        for (image, hash) in self.hashes.iter().enumerate() {
+            let Some(hash) = hash else { continue };
+            let found: Option<Vec<&[f32]>> = 
+                (0..views).map(|v| cache.get(&self.key(hash, v), v as u32)).collect();
+            let Some(found) = found else { continue };
+            found.into_iter().for_each(|row| rows.extend_from_slice(row));
+            readable.push(image);
+            hashes.push(*hash);
+        }
+        self.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        if let (true, Some(first)) = (readable.is_empty(), self.skipped.first()) {
+            return Err(DataError::NothingReadable {
+                count: self.samples.len(),
+                path: first.path.clone(),
+                reason: first.reason.clone(),
+            }
+            .into());
+        }
+        let skipped = self.skipped;
+        Ok(Features { dim, rows, views, readable, hashes, skipped, computed: 0, seconds: 0.0 })
+    }
+}
+
+fn content_key(hash: &ContentHash) -> u64 {
+    hash.iter().take(8).fold(0, |key, &byte| key << 8 | u64::from(byte))
+}

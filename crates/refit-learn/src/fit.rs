@@ -1,0 +1,377 @@
+//! The training loop: epochs of steps, a checkpoint after each, the best weights kept.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use refit_data::Stream;
+use refit_net::state_dict::{Dtype, StateDict, write_safetensors};
+use refit_net::{HeadWeights, Network, Pass, Training, TrainingOptions, Value};
+use serde::{Deserialize, Serialize};
+
+use crate::error::LearnError;
+use crate::loss::Targets;
+use crate::metrics::Metrics;
+use crate::optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
+use crate::settings::TrainingSettings;
+use crate::watch::{Event, Watch, stage};
+
+/// What one step learns from.
+pub struct Step {
+    /// The values that enter the trained part, in [`Training`]'s order.
+    pub boundary: Vec<Value>,
+    /// Classes, `[n]`.
+    pub labels: Vec<usize>,
+}
+
+/// Where steps come from, and what the result is judged by.
+pub trait Feed {
+    /// The training images' classes.
+    fn labels(&self) -> &[usize];
+
+    /// Hands out the steps of an epoch; `order` lists positions of training images.
+    ///
+    /// # Errors
+    /// If images cannot be read, or what `each` returns.
+    fn epoch(
+        &self,
+        training: &Training,
+        epoch: usize,
+        order: Vec<usize>,
+        each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
+    ) -> Result<(), LearnError>;
+
+    /// Judges a network on the validation images; none where there are no such images.
+    ///
+    /// # Errors
+    /// If images cannot be read.
+    fn validate(&self, net: &Network) -> Result<Option<Metrics>, LearnError>;
+}
+
+/// One epoch's account.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: usize,
+    /// Mean training loss over the epoch's images.
+    pub train_loss: f32,
+    /// The validation loss.
+    pub val_loss: Option<f64>,
+    /// The validation accuracy.
+    pub val_top1: Option<f64>,
+    /// The learning rate of the last step.
+    pub learning_rate: f64,
+    /// The mean norm of the gradients before clipping.
+    pub gradient_norm: f64,
+    /// Seconds since training began, interruptions left out.
+    pub seconds: f64,
+}
+
+/// What a fit ended with.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// The network with the best weights.
+    pub network: Network,
+    /// All epochs.
+    pub history: Vec<Epoch>,
+    /// The epoch whose weights these are, from 1.
+    pub best: usize,
+}
+
+/// Everything beside the network that a fit is told.
+pub struct FitOptions<'a> {
+    /// How gradient descent is done.
+    pub training: &'a TrainingSettings,
+    /// Weights by class in the loss, `[classes]`.
+    pub class_weights: &'a [f32],
+    /// Decides orders, views and dropout.
+    pub seed: u64,
+    /// When no further epoch may begin, counted as seconds of `started`.
+    pub time_budget: Option<f64>,
+    /// When the run began.
+    pub started: Instant,
+    /// Where checkpoints go; none keeps them in memory only.
+    pub checkpoints: Option<&'a Path>,
+    /// Called with the account of each epoch so far, after its checkpoint is safe.
+    pub log: &'a dyn Fn(&[Epoch]) -> Result<(), LearnError>,
+}
+
+/// Trains what is not frozen in `net`; continues from the last checkpoint where there is one.
+///
+/// # Errors
+/// If images cannot be read, a checkpoint cannot be written, the loss diverges, or `watch` stops.
+pub fn fit(
+    net: Network,
+    feed: &dyn Feed,
+    options: &FitOptions,
+    watch: &dyn Watch,
+) -> Result<Fitted, LearnError> {
+    let mut state = State::begin(net, options)?;
+    let training = Training::new(&state.net);
+    let epochs = options.training.epochs;
+    while !state.is_over(options, watch) {
+        let epoch = state.history.len() + 1;
+        let images = feed.labels().len();
+        stage(watch, format!("epoch {epoch} of {epochs}"), images, || {
+            state.train_epoch(feed, &training, options, watch)
+        })?;
+        let metrics = feed.validate(&state.net)?;
+        state.judge(metrics.as_ref());
+        state.keep(options)?;
+        (options.log)(&state.history)?;
+        watch.event(Event::Note(describe(&state.history[epoch - 1], epochs)));
+    }
+    Ok(state.finish())
+}
+
+fn describe(epoch: &Epoch, epochs: usize) -> String {
+    let val = match (epoch.val_loss, epoch.val_top1) {
+        (Some(loss), Some(top1)) => {
+            format!(", validation loss {loss:.4}, accuracy {:.1}%", 100.0 * top1)
+        }
+        _ => String::new(),
+    };
+    format!("epoch {}/{epochs}: loss {:.4}{val}", epoch.epoch, epoch.train_loss)
+}
+
+struct State {
+    net: Network,
+    optimizer: Optimizer,
+    history: Vec<Epoch>,
+    best: Option<Best>,
+    /// Seconds of earlier runs that this one continues.
+    before: f64,
+    began: Instant,
+}
+
+struct Best {
+    epoch: usize,
+    loss: f64,
+    net: Network,
+}
+
+/// What a checkpoint says beside its tensors.
+#[derive(Serialize, Deserialize)]
+struct CheckpointRecord {
+    history: Vec<Epoch>,
+    best: Option<(usize, f64)>,
+    counters: BTreeMap<String, u64>,
+}
+
+const RECORD: &str = "refit-checkpoint";
+const OPTIMIZER: &str = "optimizer/";
+const BEST: &str = "best/";
+
+impl State {
+    fn begin(net: Network, options: &FitOptions) -> Result<Self, LearnError> {
+        let optimizer = Optimizer::new(&net, options.training);
+        let mut state = Self {
+            net,
+            optimizer,
+            history: Vec::new(),
+            best: None,
+            before: 0.0,
+            began: Instant::now(),
+        };
+        if let Some(path) = options.checkpoints.map(checkpoint_file).filter(|p| p.exists()) {
+            state.restore(&path)?;
+            state.before = state.history.last().map_or(0.0, |e| e.seconds);
+        }
+        Ok(state)
+    }
+
+    fn is_over(&self, options: &FitOptions, watch: &dyn Watch) -> bool {
+        let done = self.history.len();
+        let settings = options.training;
+        if done >= settings.epochs {
+            return true;
+        }
+        let best = self.best.as_ref().map_or(0, |b| b.epoch);
+        if settings.patience > 0 && done >= best + settings.patience {
+            let text = format!("no lower validation loss since epoch {best}: training ends early");
+            watch.event(Event::Note(text));
+            return true;
+        }
+        let Some(budget) = options.time_budget else { return false };
+        let each = self.history.last().map_or(0.0, |e| e.seconds / done as f64);
+        let spent = options.started.elapsed().as_secs_f64() + self.before;
+        let over = done > 0 && spent + each > budget;
+        if over {
+            watch.event(Event::Note(format!("the time budget ends training after epoch {done}")));
+        }
+        over
+    }
+
+    fn train_epoch(
+        &mut self,
+        feed: &dyn Feed,
+        training: &Training,
+        options: &FitOptions,
+        watch: &dyn Watch,
+    ) -> Result<(), LearnError> {
+        let settings = options.training;
+        let epoch = self.history.len();
+        let images = feed.labels().len();
+        let steps = images.div_ceil(settings.batch);
+        let mut schedule = Schedule::new(steps * settings.epochs, settings.warmup, steps * epoch);
+        let order = Stream::new(options.seed, "order", &[epoch as u64]).permutation(images);
+        let (mut losses, mut seen, mut norms, mut done, mut rate) = (0.0, 0, 0.0, 0, 0.0);
+        feed.epoch(training, epoch, order, &mut |step| {
+            rate = settings.learning_rate * schedule.next_share();
+            let key = Stream::new(options.seed, "dropout", &[epoch as u64, done]).next_u64();
+            let n = step.labels.len();
+            let (loss, norm) = self.train_step(training, step, options, key, rate)?;
+            if !loss.is_finite() {
+                return Err(LearnError::Diverged { epoch: epoch + 1, loss });
+            }
+            (losses, seen) = (losses + f64::from(loss) * n as f64, seen + n);
+            (norms, done) = (norms + norm, done + 1);
+            watch.event(Event::Advance { items: n });
+            if watch.stops() { Err(LearnError::Stopped) } else { Ok(()) }
+        })?;
+        self.history.push(Epoch {
+            epoch: epoch + 1,
+            train_loss: (losses / seen.max(1) as f64) as f32,
+            val_loss: None,
+            val_top1: None,
+            learning_rate: rate,
+            gradient_norm: norms / done.max(1) as f64,
+            seconds: self.before + self.began.elapsed().as_secs_f64(),
+        });
+        Ok(())
+    }
+
+    /// One step; gives the loss and the gradient's norm.
+    fn train_step(
+        &mut self,
+        training: &Training,
+        step: Step,
+        options: &FitOptions,
+        dropout_key: u64,
+        rate: f64,
+    ) -> Result<(f32, f64), LearnError> {
+        let settings = options.training;
+        let norms = settings.norms.into();
+        let device = self.net.device().clone();
+        let pass: Pass =
+            training.pass(&self.net, step.boundary, TrainingOptions { norms, dropout_key });
+        let targets =
+            Targets::new(&step.labels, options.class_weights, settings.smoothing, &device);
+        let loss = targets.cross_entropy(pass.logits.clone());
+        let mut gradients = pass.gradients(&loss);
+        // Gradients are complete here and not yet applied.
+        let norm = clip_norm(&mut gradients, settings.clip);
+        self.optimizer.step(&mut self.net, gradients, rate);
+        pass.update_statistics(&mut self.net);
+        Ok((loss.into_scalar(), norm))
+    }
+
+    /// Takes note of how the epoch did; without validation images the last weights are the best.
+    fn judge(&mut self, metrics: Option<&Metrics>) {
+        let epoch = self.history.len();
+        let loss = metrics.map_or(f64::NEG_INFINITY, |m| m.loss);
+        if let (Some(last), Some(metrics)) = (self.history.last_mut(), metrics) {
+            (last.val_loss, last.val_top1) = (Some(metrics.loss), Some(metrics.top1));
+        }
+        if self.best.as_ref().is_none_or(|b| loss < b.loss || metrics.is_none()) {
+            self.best = Some(Best { epoch, loss, net: self.net.clone() });
+        }
+    }
+
+    /// Writes the checkpoint: one file, whole or not there.
+    fn keep(&self, options: &FitOptions) -> Result<(), LearnError> {
+        let Some(folder) = options.checkpoints else { return Ok(()) };
+        let OptimizerState { tensors, counters } = self.optimizer.state();
+        let best = self.best.as_ref().filter(|b| b.epoch < self.history.len());
+        let parameters = |net: &Network, prefix: &str| -> Vec<(String, Vec<usize>, Vec<f32>)> {
+            let row = |(name, p): (&String, &refit_net::Parameter)| {
+                (format!("{prefix}{name}"), p.shape.clone(), p.to_vec())
+            };
+            net.parameters().iter().map(row).collect()
+        };
+        let mut rows = parameters(&self.net, "");
+        rows.extend(best.map_or_else(Vec::new, |b| parameters(&b.net, BEST)));
+        rows.extend(tensors.into_iter().map(|(n, v)| (format!("{OPTIMIZER}{n}"), vec![v.len()], v)));
+        let record = CheckpointRecord {
+            history: self.history.clone(),
+            best: self.best.as_ref().filter(|b| b.loss.is_finite()).map(|b| (b.epoch, b.loss)),
+            counters,
+        };
+        let json = serde_json::to_string(&record).expect("names and numbers serialize");
+        let bytes = |values: Vec<f32>| -> Vec<u8> {
+            values.iter().flat_map(|v| v.to_le_bytes()).collect()
+        };
+        let tensors = rows.into_iter().map(|(n, shape, v)| (n, shape, Dtype::F32, bytes(v)));
+        let metadata = [(RECORD.to_owned(), json)].into();
+        Ok(write_safetensors(checkpoint_file(folder), tensors, &metadata)?)
+    }
+
+    fn restore(&mut self, path: &Path) -> Result<(), LearnError> {
+        let no_run = |reason: String| LearnError::NoRun { path: path.to_owned(), reason };
+        let state = StateDict::read(path)?;
+        let json = state.metadata().get(RECORD);
+        let json = json.ok_or_else(|| no_run("the checkpoint is not refit's".into()))?;
+        let record: CheckpointRecord =
+            serde_json::from_str(json).map_err(|e| no_run(e.to_string()))?;
+        let device = self.net.device().clone();
+        let mut best = self.net.clone();
+        read_network(&mut self.net, &state, "", &device)?;
+        let is_best_older = read_network(&mut best, &state, BEST, &device)?;
+        if !is_best_older {
+            best = self.net.clone();
+        }
+        self.best = Some(match record.best {
+            Some((epoch, loss)) => Best { epoch, loss, net: best },
+            None => Best {
+                epoch: record.history.len(),
+                loss: f64::NEG_INFINITY,
+                net: best,
+            },
+        });
+        let mut tensors = BTreeMap::new();
+        for name in state.names() {
+            if let Some(bare) = name.strip_prefix(OPTIMIZER) {
+                tensors.insert(bare.to_owned(), state.get_f32(name)?);
+            }
+        }
+        self.optimizer.restore(OptimizerState { tensors, counters: record.counters }, &device);
+        self.history = record.history;
+        Ok(())
+    }
+
+    fn finish(self) -> Fitted {
+        let last = self.history.len();
+        let (network, best) =
+            self.best.map_or((self.net, last), |best| (best.net, best.epoch));
+        Fitted { network, history: self.history, best }
+    }
+}
+
+/// The one checkpoint of a run.
+pub fn checkpoint_file(folder: &Path) -> PathBuf {
+    folder.join("last.safetensors")
+}
+
+/// Fills a network from a checkpoint's tensors under `prefix`; tells whether there are any.
+fn read_network(
+    net: &mut Network,
+    state: &StateDict,
+    prefix: &str,
+    device: &Device,
+) -> Result<bool, LearnError> {
+    let names: Vec<String> = net.parameters().keys().cloned().collect();
+    if names.first().is_some_and(|n| !state.contains(&format!("{prefix}{n}"))) {
+        if !prefix.is_empty() {
+            return Ok(false);
+        }
+        // The account of what is missing is the loader's.
+        net.load(state, HeadWeights::Required)?;
+    }
+    for name in names {
+        let values = state.get_f32(&format!("{prefix}{name}"))?;
+        let len = values.len();
+        net.set(&name, Tensor::from_data(TensorData::new(values, [len]), device));
+    }
+    Ok(true)
+}

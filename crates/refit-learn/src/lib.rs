@@ -1,0 +1,30 @@
+//! Learning from few images with a pretrained network: strategies, the training loop, evaluation.
+//!
+//! [`train`] carries out [`Settings`] and gives an [`Outcome`]: a [`Model`], what it can do, and
+//! what it cost. Nothing prints; a [`Watch`] is told what goes on.
+
+mod error;
+mod evaluate;
+mod extract;
+mod fit;
+pub mod logistic;
+mod loss;
+pub mod metrics;
+mod model;
+mod optimizer;
+mod settings;
+mod train;
+mod watch;
+
+pub use error::{Hint, LearnError};
+pub use evaluate::Evaluation;
+pub use extract::{ExtractOptions, Features, extract};
+pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
+pub use loss::{Targets, balanced_weights};
+pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, preprocess_for};
+pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
+pub use settings::{
+    ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings,
+};
+pub use train::{Outcome, Report, RunContext, Seconds, read_settings, train};
+pub use watch::{Event, Watch};

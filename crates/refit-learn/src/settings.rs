@@ -1,0 +1,291 @@
+//! What a run is asked to do: the same values from flags, a file or a program.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use refit_data::Augment;
+use refit_net::{HeadKind, NormStatistics};
+use serde::{Deserialize, Serialize};
+
+use crate::error::LearnError;
+
+/// How a pretrained network is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The pretrained network and its own classes; nothing is trained.
+    AsIs,
+    /// Everything frozen but a new head, trained on cached features.
+    #[default]
+    Features,
+    /// The upper layers from a named one are trained, the lower frozen.
+    Partial,
+    /// A new head first, then all layers at rates that fall towards the input.
+    FineTune,
+    /// The weights are the starting point; all layers are trained at full rates.
+    PretrainedInit,
+    /// The architecture only, from He's initialization.
+    Scratch,
+}
+
+impl Strategy {
+    /// All, as DESIGN's table orders them.
+    pub const ALL: [Self; 6] = [
+        Self::AsIs,
+        Self::Features,
+        Self::Partial,
+        Self::FineTune,
+        Self::PretrainedInit,
+        Self::Scratch,
+    ];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AsIs => "as-is",
+            Self::Features => "features",
+            Self::Partial => "partial",
+            Self::FineTune => "fine-tune",
+            Self::PretrainedInit => "pretrained-init",
+            Self::Scratch => "scratch",
+        }
+    }
+
+    /// Whether gradients run through more than the head.
+    pub const fn trains_body(self) -> bool {
+        !matches!(self, Self::AsIs | Self::Features)
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no strategy `{name}`; there are {names}")
+        })
+    }
+}
+
+/// Which update rule moves the parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Loshchilov and Hutter 2019, <https://arxiv.org/abs/1711.05101>.
+    #[default]
+    AdamW,
+    /// Stochastic gradient descent with momentum 0.9.
+    Sgd,
+}
+
+/// How classes count in the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassBalance {
+    /// Every image alike.
+    #[default]
+    Images,
+    /// Every class alike, however many images it has.
+    Classes,
+}
+
+/// Everything that decides a run's result, but for the images themselves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// The folder or CSV of images.
+    pub data: PathBuf,
+    /// A folder of validation images apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<PathBuf>,
+    /// The share split off for validation where none is given, in `(0, 1)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_fraction: Option<f64>,
+    /// The architecture.
+    pub backbone: String,
+    /// Its weights; the embedded ones where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// How the network is used.
+    pub strategy: Strategy,
+    /// The first layer or block that `partial` trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfreeze_from: Option<String>,
+    /// What classifies.
+    pub head: HeadKind,
+    /// Views of each training image that the head of `features` learns from: the plain one, the
+    /// mirrored one, then augmented ones.
+    pub views: usize,
+    /// Decides every random choice.
+    pub seed: u64,
+    /// Whether an unreadable image stops the run.
+    pub strict: bool,
+    /// How classes count in the loss.
+    pub balance: ClassBalance,
+    /// Seconds after which no further epoch begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_budget: Option<f64>,
+    /// How gradient descent is done, where it is.
+    pub training: TrainingSettings,
+}
+
+/// How gradient descent is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct TrainingSettings {
+    /// Times that every image is seen.
+    pub epochs: usize,
+    /// Images a step.
+    pub batch: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// The rate at the first layer as a share of the last one's; geometric between them.
+    pub lowest_rate: f64,
+    /// The update rule.
+    pub optimizer: OptimizerKind,
+    /// Decoupled weight decay (AdamW) or L2 (SGD) of weights; never of norms and biases.
+    pub weight_decay: f64,
+    /// The share of steps in which the rate rises linearly; it falls as a cosine after.
+    pub warmup: f64,
+    /// Label smoothing (Szegedy et al. 2015), in `[0, 1)`.
+    pub smoothing: f64,
+    /// The largest norm of a step's gradient, all parameters together.
+    pub clip: f64,
+    /// Epochs without a lower validation loss after which training ends; 0 never ends it early.
+    pub patience: usize,
+    /// What batch norms of trained layers normalize by.
+    pub norms: Norms,
+    /// How training images are varied.
+    pub augment: Augment,
+}
+
+/// [`NormStatistics`] as settings write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norms {
+    /// The batch's own statistics, which the running ones follow.
+    Batch,
+    /// The stored statistics, which stay.
+    Stored,
+}
+
+impl From<Norms> for NormStatistics {
+    fn from(norms: Norms) -> Self {
+        match norms {
+            Norms::Batch => Self::Batch,
+            Norms::Stored => Self::Stored,
+        }
+    }
+}
+
+impl TrainingSettings {
+    /// What suits a strategy.
+    pub fn for_strategy(strategy: Strategy) -> Self {
+        let base = Self {
+            epochs: 8,
+            batch: 32,
+            learning_rate: 3e-4,
+            lowest_rate: 1.0,
+            optimizer: OptimizerKind::AdamW,
+            weight_decay: 0.05,
+            warmup: 0.1,
+            smoothing: 0.1,
+            clip: 1.0,
+            patience: 0,
+            norms: Norms::Stored,
+            augment: Augment::light(),
+        };
+        match strategy {
+            // The head alone, on features: cheap epochs, nothing to keep from the pretraining.
+            Strategy::AsIs | Strategy::Features => {
+                Self { epochs: 100, learning_rate: 1e-3, patience: 20, ..base }
+            }
+            Strategy::Partial => Self { lowest_rate: 0.3, ..base },
+            Strategy::FineTune => Self { lowest_rate: 0.05, ..base },
+            Strategy::PretrainedInit => Self {
+                epochs: 20,
+                learning_rate: 1e-3,
+                norms: Norms::Batch,
+                augment: Augment::standard(),
+                ..base
+            },
+            Strategy::Scratch => Self {
+                epochs: 60,
+                learning_rate: 2e-3,
+                norms: Norms::Batch,
+                augment: Augment::standard(),
+                ..base
+            },
+        }
+    }
+}
+
+impl Settings {
+    /// The settings for images in `data` with everything else as it is by default.
+    pub fn new(data: impl Into<PathBuf>, strategy: Strategy) -> Self {
+        Self {
+            data: data.into(),
+            val: None,
+            val_fraction: None,
+            backbone: "efficientnet_lite0".into(),
+            weights: None,
+            strategy,
+            unfreeze_from: None,
+            head: HeadKind::Linear,
+            views: 2,
+            seed: 0,
+            strict: false,
+            balance: ClassBalance::Images,
+            time_budget: None,
+            training: TrainingSettings::for_strategy(strategy),
+        }
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn validate(&self) -> Result<(), LearnError> {
+        let t = &self.training;
+        let check = |fine: bool, name, value: String, range| match fine {
+            true => Ok(()),
+            false => Err(LearnError::Setting { name, value, range }),
+        };
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        let fraction = self.val_fraction.unwrap_or(0.2);
+        check(
+            fraction > 0.0 && fraction < 1.0,
+            "--val-fraction",
+            fraction.to_string(),
+            "between 0 and 1",
+        )?;
+        check((1..=1000).contains(&self.views), "--views", self.views.to_string(), "1 to 1000")?;
+        check(t.batch >= 1, "--batch", t.batch.to_string(), "at least 1")?;
+        check(t.epochs >= 1, "--epochs", t.epochs.to_string(), "at least 1")?;
+        let rate = t.learning_rate;
+        check(rate > 0.0 && rate <= 1.0, "--lr", rate.to_string(), "above 0 and at most 1")?;
+        check(
+            t.lowest_rate > 0.0 && t.lowest_rate <= 1.0,
+            "lowest-rate",
+            t.lowest_rate.to_string(),
+            "above 0 and at most 1",
+        )?;
+        check(t.weight_decay >= 0.0, "weight-decay", t.weight_decay.to_string(), "at least 0")?;
+        check(share(t.warmup), "warmup", t.warmup.to_string(), "from 0 to below 1")?;
+        check(share(t.smoothing), "smoothing", t.smoothing.to_string(), "from 0 to below 1")?;
+        check(t.clip > 0.0, "clip", t.clip.to_string(), "above 0")?;
+        let budget = self.time_budget.unwrap_or(1.0);
+        check(budget > 0.0, "--time-budget", budget.to_string(), "above 0")?;
+        let named = self.strategy != Strategy::Partial || self.unfreeze_from.is_some();
+        check(named, "--unfreeze-from", "not given".into(), "a layer, for --strategy partial")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! The frozen part of a network, compiled: batch norm folded, activation and residual fused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::Tensor;
+
+use crate::graph::{GraphError, NodeId};
+use crate::layer::{Activation, BatchNorm, Conv, Layer, MaxPool};
+use crate::network::Network;
+use crate::ops::{self, Geometry};
+use crate::plan::{Plan, Step};
+
+/// A batch of activations.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// `[n, c, h, w]`.
+    Map(Tensor<4>),
+    /// `[n, features]`.
+    Vector(Tensor<2>),
+}
+
+impl Value {
+    /// As a feature map.
+    ///
+    /// # Panics
+    /// If it is a vector: shapes were checked when the graph was built.
+    pub fn map(self) -> Tensor<4> {
+        match self {
+            Self::Map(x) => x,
+            Self::Vector(x) => panic!("a feature map, not a vector of {:?}", x.dims()),
+        }
+    }
+
+    /// As a vector.
+    ///
+    /// # Panics
+    /// If it is a feature map: shapes were checked when the graph was built.
+    pub fn vector(self) -> Tensor<2> {
+        match self {
+            Self::Vector(x) => x,
+            Self::Map(x) => panic!("a vector, not a feature map of {:?}", x.dims()),
+        }
+    }
+
+    /// As a vector, a feature map's channels averaged over the image.
+    pub fn pooled(self) -> Tensor<2> {
+        match self {
+            Self::Vector(x) => x,
+            Self::Map(x) => ops::mean_pool(x),
+        }
+    }
+
+    /// Its shape, the batch first.
+    pub fn dims(&self) -> Vec<usize> {
+        match self {
+            Self::Map(x) => x.dims().to_vec(),
+            Self::Vector(x) => x.dims().to_vec(),
+        }
+    }
+
+    /// Its values in row-major order.
+    pub fn to_vec(&self) -> Vec<f32> {
+        match self {
+            Self::Map(x) => x.to_data().iter::<f32>().collect(),
+            Self::Vector(x) => x.to_data().iter::<f32>().collect(),
+        }
+    }
+
+    pub(crate) fn activate(self, activation: Activation) -> Self {
+        match self {
+            Self::Map(x) => Self::Map(ops::activate(x, activation)),
+            Self::Vector(x) => Self::Vector(ops::activate(x, activation)),
+        }
+    }
+
+    pub(crate) fn add(self, other: Self, activation: Activation) -> Self {
+        match (self, other) {
+            (Self::Map(a), Self::Map(b)) => Self::Map(ops::add_activate(a, b, activation)),
+            (a, b) => Self::Vector(ops::add_activate(a.vector(), b.vector(), activation)),
+        }
+    }
+}
+
+/// Values by node, each dropped after its last use.
+#[derive(Debug, Default)]
+pub(crate) struct Values(BTreeMap<NodeId, Value>);
+
+impl Values {
+    pub fn new(given: impl IntoIterator<Item = (NodeId, Value)>) -> Self {
+        Self(given.into_iter().collect())
+    }
+
+    pub fn get(&self, id: NodeId) -> Value {
+        self.0[&id].clone()
+    }
+
+    pub fn finish(&mut self, step: &Step, value: Value) {
+        self.0.insert(step.output, value);
+        for id in &step.last_uses {
+            self.0.remove(id);
+        }
+    }
+}
+
+/// One step with its parameters ready.
+#[derive(Debug)]
+enum Kernel {
+    Conv { conv: Conv, weight: Tensor<4>, shift: Tensor<1> },
+    ScaleShift { scale: Tensor<1>, shift: Tensor<1> },
+    Activate,
+    Add,
+    MaxPool(MaxPool),
+    MeanPool,
+    Linear { weight: Tensor<2>, bias: Option<Tensor<1>> },
+    Pass,
+}
+
+/// A network, or a part of it, ready to run without gradients: batch norms are folded into the
+/// convolutions before them, activations and residuals fused, dropout left out.
+#[derive(Debug)]
+pub struct Compiled {
+    given: Vec<NodeId>,
+    steps: Vec<(Step, Vec<NodeId>, Kernel)>,
+    outputs: Vec<NodeId>,
+}
+
+impl Network {
+    /// Compiles the way from images to the named layers (or blocks: what their last layer gives).
+    ///
+    /// # Errors
+    /// If there is no such layer.
+    pub fn compile(&self, outputs: &[&str]) -> Result<Compiled, GraphError> {
+        self.compile_between(&[&self.graph.nodes()[0].name], outputs)
+    }
+
+    /// Compiles the way from the values of `given` layers to the named ones.
+    ///
+    /// # Errors
+    /// If there is no such layer, or `outputs` need more than `given`.
+    pub fn compile_between(
+        &self,
+        given: &[&str],
+        outputs: &[&str],
+    ) -> Result<Compiled, GraphError> {
+        let find = |names: &[&str]| -> Result<Vec<NodeId>, GraphError> {
+            names.iter().map(|name| self.graph.find(name)).collect()
+        };
+        Ok(Compiled::new(self, find(given)?, find(outputs)?))
+    }
+
+    /// Compiles the whole network, from images to its output.
+    pub fn compile_all(&self) -> Compiled {
+        Compiled::new(self, vec![0], vec![self.graph.output()])
+    }
+}
+
+impl Compiled {
+    pub(crate) fn new(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
+        let known: BTreeSet<NodeId> = given.iter().copied().collect();
+        let plan = Plan::new(&net.graph, &known, &outputs);
+        let prepare = |step: Step| {
+            let inputs = net.graph.nodes()[step.main].inputs.clone();
+            let kernel = prepare(net, &step);
+            (step, inputs, kernel)
+        };
+        Self { given, steps: plan.steps.into_iter().map(prepare).collect(), outputs }
+    }
+
+    /// Runs over a batch of images `[n, 3, h, w]`; values in the order of the compiled outputs.
+    pub fn run(&self, images: Tensor<4>) -> Vec<Value> {
+        self.run_from(vec![Value::Map(images)])
+    }
+
+    /// Runs from the values of the layers it was compiled from, in their order.
+    ///
+    /// # Panics
+    /// If the number of values differs.
+    pub fn run_from(&self, given: Vec<Value>) -> Vec<Value> {
+        assert_eq!(given.len(), self.given.len(), "one value for each given layer");
+        let mut values = Values::new(self.given.iter().copied().zip(given));
+        for (step, inputs, kernel) in &self.steps {
+            let value = kernel.run(step, inputs, &values);
+            values.finish(step, value);
+        }
+        self.outputs.iter().map(|&id| values.get(id)).collect()
+    }
+}
+
+impl Kernel {
+    fn run(&self, step: &Step, inputs: &[NodeId], values: &Values) -> Value {
+        let x = values.get(inputs[0]);
+        let activation = step.activation;
+        match self {
+            Self::Conv { conv, weight, shift } => {
+                let x = x.map();
+                let [_, _, h, w] = x.dims();
+                let residual = step.residual.map(|id| values.get(id).map());
+                Value::Map(ops::convolve_fused(
+                    x,
+                    weight.clone(),
+                    shift.clone(),
+                    residual,
+                    Geometry::new(conv, h, w),
+                    activation,
+                ))
+            }
+            Self::ScaleShift { scale, shift } => {
+                Value::Map(ops::scale_shift(x.map(), scale.clone(), shift.clone(), activation))
+            }
+            Self::Activate => x.activate(activation),
+            Self::Add => x.add(values.get(inputs[1]), activation),
+            Self::MaxPool(pool) => Value::Map(ops::max_pool(x.map(), *pool)),
+            Self::MeanPool => Value::Vector(ops::mean_pool(x.map())),
+            Self::Linear { weight, bias } => {
+                Value::Vector(linear(x.vector(), weight.clone(), bias.clone()))
+            }
+            Self::Pass => x,
+        }
+    }
+}
+
+/// `x W' + b` for `W` of shape `[out, in]`.
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let y = x.matmul(weight.transpose());
+    match bias {
+        Some(bias) => y + bias.unsqueeze::<2>(),
+        None => y,
+    }
+}
+
+fn prepare(net: &Network, step: &Step) -> Kernel {
+    let bias = |id| net.has_bias(id).then(|| net.parameter(id, "bias").value.clone());
+    match net.graph.nodes()[step.main].layer {
+        Layer::Conv(conv) => {
+            let weight = matrix(net, step.main);
+            let shift = bias(step.main);
+            let (weight, shift) = match step.norm {
+                None => {
+                    (weight, shift.unwrap_or_else(|| Tensor::zeros([conv.channels], net.device())))
+                }
+                Some(norm) => {
+                    let (scale, offset) = stored_norm(net, norm);
+                    let shift = shift.map_or(offset.clone(), |b| b * scale.clone() + offset);
+                    (weight * scale.reshape([-1, 1]), shift)
+                }
+            };
+            let [kh, kw] = conv.kernel;
+            let [rows, columns] = weight.dims();
+            let weight = weight.reshape([rows, columns / (kh * kw), kh, kw]);
+            Kernel::Conv { conv, weight, shift }
+        }
+        Layer::BatchNorm(_) => {
+            let (scale, shift) = stored_norm(net, step.main);
+            Kernel::ScaleShift { scale, shift }
+        }
+        Layer::Activation { .. } => Kernel::Activate,
+        Layer::Add => Kernel::Add,
+        Layer::MaxPool(pool) => Kernel::MaxPool(pool),
+        Layer::GlobalAvgPool => Kernel::MeanPool,
+        Layer::Linear(_) => {
+            Kernel::Linear { weight: matrix(net, step.main), bias: bias(step.main) }
+        }
+        Layer::Dropout(_) | Layer::Input { .. } => Kernel::Pass,
+    }
+}
+
+/// The weights of a node as `[out, everything else]`.
+fn matrix(net: &Network, node: NodeId) -> Tensor<2> {
+    let parameter = net.parameter(node, "weight");
+    let rows = parameter.shape[0];
+    parameter.value.clone().reshape([rows, parameter.len() / rows.max(1)])
+}
+
+/// A batch norm's stored statistics as a scale and a shift, each `[c]`.
+pub(crate) fn stored_norm(net: &Network, node: NodeId) -> (Tensor<1>, Tensor<1>) {
+    let value = |suffix| net.parameter(node, suffix).value.clone();
+    norm_as_affine(net, node, value("weight"), value("bias"))
+}
+
+/// The same for a scale and shift given apart.
+pub(crate) fn norm_as_affine(
+    net: &Network,
+    node: NodeId,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+) -> (Tensor<1>, Tensor<1>) {
+    let Layer::BatchNorm(BatchNorm { epsilon, .. }) = net.graph.nodes()[node].layer else {
+        unreachable!("a batch norm")
+    };
+    let stored = |suffix| net.parameter(node, suffix).value.clone();
+    let scale = scale / (stored("running_var") + epsilon).sqrt();
+    (scale.clone(), shift - stored("running_mean") * scale)
+}

@@ -1,0 +1,39 @@
+//! A fully connected layer.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Misfit, ParameterSpec, Role};
+use crate::shape::Shape;
+
+/// `y = W x + b`: `[n, in] -> [n, features]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linear {
+    /// Output features.
+    pub features: usize,
+    /// Whether a bias is added.
+    pub bias: bool,
+}
+
+impl Linear {
+    /// A layer of `features` outputs with a bias.
+    pub const fn new(features: usize) -> Self {
+        Self { features, bias: true }
+    }
+
+    pub(super) fn output_shape(&self, input: Shape) -> Result<Shape, Misfit> {
+        match input {
+            Shape::Vector { .. } if self.features > 0 => Ok(Shape::vector(self.features)),
+            Shape::Vector { .. } => Err(Misfit("has no outputs".into())),
+            Shape::Map { .. } => Err(Misfit(format!("takes a vector, not {input}"))),
+        }
+    }
+
+    pub(super) fn parameters(&self, inputs: usize) -> Vec<ParameterSpec> {
+        let mut specs =
+            vec![ParameterSpec::new("weight", vec![self.features, inputs], Role::Weight)];
+        if self.bias {
+            specs.push(ParameterSpec::new("bias", vec![self.features], Role::Bias));
+        }
+        specs
+    }
+}

@@ -1,0 +1,34 @@
+//! Pooling over windows.
+
+use serde::{Deserialize, Serialize};
+
+use super::Misfit;
+use super::conv2d::{Padding, windows};
+use crate::shape::Shape;
+
+/// The maximum over square windows; padding never wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaxPool {
+    /// Height and width of the window.
+    pub window: usize,
+    /// Stride in both directions.
+    pub stride: usize,
+    /// Pixels added at all four sides.
+    pub padding: usize,
+}
+
+impl MaxPool {
+    pub(super) fn output_shape(&self, input: Shape) -> Result<Shape, Misfit> {
+        let Shape::Map { channels, height, width } = input else {
+            return Err(Misfit(format!("pools a feature map, not {input}")));
+        };
+        if self.window == 0 || self.stride == 0 || self.padding >= self.window {
+            return Err(Misfit("has a window or stride of zero, or pads a whole window".into()));
+        }
+        let fit = |axis, size| {
+            windows(Padding::Symmetric([self.padding; 2]), axis, size, self.window, self.stride)
+                .ok_or_else(|| Misfit(format!("needs windows of {}, given {input}", self.window)))
+        };
+        Ok(Shape::map(channels, fit(0, height)?, fit(1, width)?))
+    }
+}

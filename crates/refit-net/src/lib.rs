@@ -1,0 +1,34 @@
+//! Networks as graphs of named layers: built, edited, loaded with weights, frozen and run.
+//!
+//! A [`Graph`] holds layers and shapes, a [`Network`] adds parameters and says which layers are
+//! frozen. An [`Edit`] is a value that is checked and then applied whole. What is frozen is
+//! compiled ([`Network::compile`]: batch norm folded, activation and residual fused); what is
+//! trained runs through [`Training`]. Both reach the device through [`ops`].
+
+pub mod atomic_file;
+mod edit;
+mod error;
+mod frozen;
+mod graph;
+mod layer;
+mod load;
+pub mod model_file;
+mod network;
+pub mod ops;
+mod plan;
+mod shape;
+pub mod state_dict;
+mod training;
+pub mod zoo;
+
+pub use edit::{Edit, EditError, HeadKind};
+pub use error::Hint;
+pub use frozen::{Compiled, Value};
+pub use graph::{Builder, Graph, GraphError, GraphRecord, Node, NodeId, Wire};
+pub use layer::{
+    Activation, BatchNorm, Conv, Dropout, Layer, Linear, MaxPool, Padding, ParameterSpec, Role,
+};
+pub use load::{HeadWeights, LoadError, LoadReport};
+pub use network::{Network, Parameter};
+pub use shape::Shape;
+pub use training::{NormStatistics, Pass, Training, TrainingOptions};

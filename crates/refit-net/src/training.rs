@@ -1,0 +1,274 @@
+//! The part of a network that is trained, and one pass through it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::{Tensor, TensorData};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
+use crate::graph::NodeId;
+use crate::layer::{Activation, BatchNorm, Conv, Layer};
+use crate::network::Network;
+use crate::ops::{self, Geometry};
+use crate::plan::{Plan, Step};
+
+/// Which statistics batch norms of trained layers use; frozen layers always use the stored ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NormStatistics {
+    /// The batch's own, which the running statistics follow.
+    #[default]
+    Batch,
+    /// The stored ones, which stay as they are.
+    Stored,
+}
+
+/// How one pass is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TrainingOptions {
+    /// What batch norms of trained layers use.
+    pub norms: NormStatistics,
+    /// The key of this pass's dropout masks: another one for every step.
+    pub dropout_key: u64,
+}
+
+/// The trained part of a network: everything that depends on a layer that is not frozen.
+#[derive(Debug)]
+pub struct Training {
+    boundary: Vec<NodeId>,
+    frozen: Compiled,
+    plan: Plan,
+}
+
+/// The result of one pass: what a loss is computed from, and what can be differentiated.
+#[derive(Debug)]
+pub struct Pass {
+    /// The network's output `[n, classes]`, tracked.
+    pub logits: Tensor<2>,
+    leaves: BTreeMap<String, Tensor<1>>,
+    statistics: Vec<(NodeId, Tensor<1>, Tensor<1>)>,
+}
+
+impl Training {
+    /// Splits a network into its frozen and its trained part. The frozen one is compiled with the
+    /// parameters as they are now.
+    pub fn new(net: &Network) -> Self {
+        let trained = trained_nodes(net);
+        let nodes = net.graph.nodes();
+        let is_boundary = |id: &NodeId| !trained.contains(id);
+        let mut boundary: BTreeSet<NodeId> = trained
+            .iter()
+            .flat_map(|&id| nodes[id].inputs.iter().copied())
+            .filter(is_boundary)
+            .collect();
+        let output = net.graph.output();
+        if !trained.contains(&output) {
+            boundary.insert(output);
+        }
+        let plan = Plan::new(&net.graph, &boundary, &[output]);
+        let boundary: Vec<NodeId> = boundary.into_iter().collect();
+        let frozen = Compiled::new(net, vec![0], boundary.clone());
+        Self { boundary, frozen, plan }
+    }
+
+    /// The names of the layers whose values enter the trained part.
+    pub fn boundary<'a>(&self, net: &'a Network) -> Vec<&'a str> {
+        self.boundary.iter().map(|&id| net.graph.nodes()[id].name.as_str()).collect()
+    }
+
+    /// Runs the frozen part: from images `[n, 3, h, w]` to the boundary.
+    pub fn run_frozen(&self, images: Tensor<4>) -> Vec<Value> {
+        self.frozen.run(images)
+    }
+
+    /// Runs the trained part from the boundary's values, recording what gradients need.
+    pub fn pass(&self, net: &Network, boundary: Vec<Value>, options: TrainingOptions) -> Pass {
+        let lifted = boundary.into_iter().map(|value| match value {
+            Value::Map(x) => Value::Map(x.autodiff()),
+            Value::Vector(x) => Value::Vector(x.autodiff()),
+        });
+        let mut values = Values::new(self.boundary.iter().copied().zip(lifted));
+        let mut recorder =
+            Recorder { net, options, leaves: BTreeMap::new(), statistics: Vec::new() };
+        for step in &self.plan.steps {
+            let value = recorder.run(step, &values);
+            values.finish(step, value);
+        }
+        Pass {
+            logits: values.get(net.graph.output()).vector(),
+            leaves: recorder.leaves,
+            statistics: recorder.statistics,
+        }
+    }
+}
+
+/// The nodes that cannot be computed once and for all: trained or random ones, and what follows.
+fn trained_nodes(net: &Network) -> BTreeSet<NodeId> {
+    let mut trained = BTreeSet::new();
+    for (id, node) in net.graph.nodes().iter().enumerate() {
+        let changes = !net.is_frozen(id)
+            && (matches!(node.layer, Layer::Dropout(_))
+                || net.node_parameters(id).next().is_some());
+        if changes || node.inputs.iter().any(|i| trained.contains(i)) {
+            trained.insert(id);
+        }
+    }
+    trained
+}
+
+impl Pass {
+    /// The gradients of `loss`, a scalar computed from the logits, by parameter name.
+    pub fn gradients(&self, loss: &Tensor<1>) -> BTreeMap<String, Tensor<1>> {
+        let mut gradients = loss.backward();
+        let of = |(name, leaf): (&String, &Tensor<1>)| {
+            Some((name.clone(), leaf.grad_remove(&mut gradients)?))
+        };
+        self.leaves.iter().filter_map(of).collect()
+    }
+
+    /// Moves the running statistics of `net` towards this pass's batch.
+    pub fn update_statistics(&self, net: &mut Network) {
+        for (id, mean, variance) in &self.statistics {
+            let Layer::BatchNorm(BatchNorm { momentum, .. }) = net.graph.nodes()[*id].layer else {
+                unreachable!("a batch norm")
+            };
+            for (suffix, new) in [("running_mean", mean), ("running_var", variance)] {
+                let name = format!("{}.{suffix}", net.graph.nodes()[*id].name);
+                let old = net.parameters[&name].value.clone();
+                net.set(&name, old * (1.0 - momentum) + new.clone() * momentum);
+            }
+        }
+    }
+}
+
+/// Runs steps while collecting the leaves of the gradient and the batch's statistics.
+struct Recorder<'a> {
+    net: &'a Network,
+    options: TrainingOptions,
+    leaves: BTreeMap<String, Tensor<1>>,
+    statistics: Vec<(NodeId, Tensor<1>, Tensor<1>)>,
+}
+
+impl Recorder<'_> {
+    fn run(&mut self, step: &Step, values: &Values) -> Value {
+        let node = &self.net.graph.nodes()[step.main];
+        let x = values.get(node.inputs[0]);
+        let activation = step.activation;
+        match node.layer {
+            Layer::Conv(conv) => {
+                let residual = step.residual.map(|id| values.get(id).map());
+                Value::Map(self.conv(step, conv, x.map(), residual))
+            }
+            Layer::BatchNorm(norm) => Value::Map(self.norm(step.main, norm, x.map(), activation)),
+            Layer::Activation { .. } => x.activate(activation),
+            Layer::Add => x.add(values.get(node.inputs[1]), activation),
+            Layer::MaxPool(pool) => Value::Map(ops::max_pool(x.map(), pool)),
+            Layer::GlobalAvgPool => Value::Vector(ops::mean_pool(x.map())),
+            Layer::Dropout(dropout) if !self.net.is_frozen(step.main) => {
+                self.dropout(&node.name, x, dropout.share)
+            }
+            Layer::Linear(_) => {
+                let weight = self.parameter::<2>(step.main, "weight");
+                let bias = self.bias(step.main);
+                Value::Vector(linear(x.vector(), weight, bias))
+            }
+            Layer::Dropout(_) | Layer::Input { .. } => x,
+        }
+    }
+
+    fn conv(
+        &mut self,
+        step: &Step,
+        conv: Conv,
+        x: Tensor<4>,
+        residual: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        let [_, _, h, w] = x.dims();
+        let mut y =
+            ops::convolve(x, self.parameter(step.main, "weight"), Geometry::new(&conv, h, w));
+        if let Some(bias) = self.bias(step.main) {
+            y = y + bias.reshape([1, conv.channels, 1, 1]);
+        }
+        // With a residual between them, the norm runs without the activation.
+        let inner = if residual.is_some() { Activation::Identity } else { step.activation };
+        y = match step.norm {
+            Some(id) => match self.net.graph.nodes()[id].layer {
+                Layer::BatchNorm(norm) => self.norm(id, norm, y, inner),
+                _ => unreachable!("a plan puts only batch norms there"),
+            },
+            None => ops::activate(y, inner),
+        };
+        match residual {
+            Some(skip) => ops::add_activate(y, skip, step.activation),
+            None => y,
+        }
+    }
+
+    fn norm(
+        &mut self,
+        id: NodeId,
+        norm: BatchNorm,
+        x: Tensor<4>,
+        activation: Activation,
+    ) -> Tensor<4> {
+        let [n, _, h, w] = x.dims();
+        let count = n * h * w;
+        if self.net.is_frozen(id) {
+            let (scale, shift) = stored_norm(self.net, id);
+            return ops::scale_shift(x, scale.autodiff(), shift.autodiff(), activation);
+        }
+        let (scale, shift) = (self.parameter(id, "weight"), self.parameter(id, "bias"));
+        // One value has no variance: it is normalized by what is stored.
+        if self.options.norms == NormStatistics::Stored || count == 1 {
+            let (scale, shift) = norm_as_affine(self.net, id, scale, shift);
+            return ops::scale_shift(x, scale, shift, activation);
+        }
+        let (y, mean, variance) = ops::normalize(x, scale, shift, norm.epsilon, activation);
+        let unbiased = variance.inner() * (count as f64 / (count - 1) as f64);
+        self.statistics.push((id, mean.inner(), unbiased));
+        y
+    }
+
+    fn dropout(&self, name: &str, x: Value, share: f32) -> Value {
+        let dims = x.dims();
+        let mask = dropout_mask(self.options.dropout_key, name, share, dims.iter().product());
+        match x {
+            Value::Map(x) => {
+                let mask = TensorData::new(mask, x.dims());
+                let mask = Tensor::from_data(mask, self.net.device());
+                Value::Map(x * mask.autodiff())
+            }
+            Value::Vector(x) => {
+                let mask = TensorData::new(mask, x.dims());
+                let mask = Tensor::from_data(mask, self.net.device());
+                Value::Vector(x * mask.autodiff())
+            }
+        }
+    }
+
+    fn bias(&mut self, id: NodeId) -> Option<Tensor<1>> {
+        self.net.has_bias(id).then(|| self.parameter(id, "bias"))
+    }
+
+    /// A parameter in its shape: a leaf of the gradient, or a constant where its layer is frozen.
+    fn parameter<const D: usize>(&mut self, id: NodeId, suffix: &str) -> Tensor<D> {
+        let parameter = self.net.parameter(id, suffix);
+        let shape: [usize; D] = parameter.shape.as_slice().try_into().expect("a checked rank");
+        let value = parameter.value.clone().autodiff();
+        if self.net.is_frozen(id) {
+            return value.reshape(shape);
+        }
+        let name = format!("{}.{suffix}", self.net.graph.nodes()[id].name);
+        let leaf = self.leaves.entry(name).or_insert_with(|| value.require_grad());
+        leaf.clone().reshape(shape)
+    }
+}
+
+/// 0 for a dropped value, `1 / (1 - share)` for a kept one; depends on `key` and `name` alone.
+fn dropout_mask(key: u64, name: &str, share: f32, len: usize) -> Vec<f32> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"refit dropout").update(&key.to_le_bytes()).update(name.as_bytes());
+    let mut rng = StdRng::from_seed(*hasher.finalize().as_bytes());
+    let kept = 1.0 / (1.0 - share);
+    (0..len).map(|_| if rng.random::<f32>() < share { 0.0 } else { kept }).collect()
+}

@@ -1,0 +1,136 @@
+//! Every network against PyTorch's float64 results, recorded in tests/golden by
+//! tools/golden_networks.py.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+use common::Golden;
+use refit_net::{NormStatistics, Training, TrainingOptions, zoo};
+
+/// PyTorch's own f32 error against f64 is 3e-7 to 1.2e-5 here.
+const FORWARD: f64 = 1e-4;
+
+fn check_forward(name: &str) {
+    let golden = Golden::open(name);
+    let batch: usize = golden.json("batch");
+    let inner = golden.file.metadata()["inner"].clone();
+    let compiled = golden.network.compile(&[&inner, golden.network.graph().nodes()[golden.network.graph().output()].name.as_str()]).unwrap();
+    for tensor in golden.file.names().filter(|n| n.ends_with(".logits")) {
+        let size = tensor.trim_end_matches(".logits");
+        let (h, w) = size.split_once('x').unwrap();
+        let input = golden.input([batch, 3, h.parse().unwrap(), w.parse().unwrap()]);
+        let values = compiled.run(input);
+        let errors = [
+            golden.error(&format!("{size}.{inner}"), &values[0].to_vec()),
+            golden.error(tensor, &values[1].to_vec()),
+        ];
+        println!("{name} {size}: {inner} {:.1e}, logits {:.1e}", errors[0], errors[1]);
+        assert!(errors.iter().all(|&e| e <= FORWARD), "{name} {size}: {errors:?}");
+    }
+}
+
+macro_rules! forward {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            check_forward(stringify!($name));
+        }
+    )*};
+}
+
+forward! {
+    efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 efficientnet_lite3 efficientnet_lite4
+    resnet18 resnet34 resnet50 resnet101 resnet152
+}
+
+/// Names, shapes, parameter and multiply-add counts, and what images a network takes.
+#[test]
+fn names_shapes_and_counts_are_the_published_ones() {
+    for architecture in zoo::all() {
+        let golden = Golden::open(architecture.name);
+        let theirs: Vec<(String, Vec<usize>)> = golden.json("state");
+        let theirs: BTreeMap<String, Vec<usize>> = theirs.into_iter().collect();
+        let ours: BTreeMap<String, Vec<usize>> = golden
+            .network
+            .parameters()
+            .iter()
+            .map(|(name, p)| (name.clone(), p.shape.clone()))
+            .collect();
+        assert_eq!(ours, theirs, "{}", architecture.name);
+        let facts: serde_json::Value = golden.json("facts");
+        let name = architecture.name;
+        assert_eq!(facts["parameters"], golden.network.parameter_count(), "{name}");
+        assert_eq!(facts["multiply_adds"], golden.network.multiply_adds(), "{name}");
+        let input = serde_json::to_value(architecture.input).unwrap();
+        assert_eq!(facts["interpolation"], input["interpolation"], "{name}");
+        assert_eq!(facts["resize"], input["resize"], "{name}");
+    }
+}
+
+fn check_gradients(name: &str, norms: NormStatistics, tolerance: f64) {
+    let mut golden = Golden::open(name);
+    let shape: [usize; 4] = golden.json("input_shape");
+    let labels: Vec<usize> = golden.json("labels");
+    let net = golden.network.edit(&[refit_net::Edit::Freeze { layers: "dropout".into() }], 0);
+    golden.network = net.unwrap_or(golden.network);
+    let training = Training::new(&golden.network);
+    let boundary = training.run_frozen(golden.input(shape));
+    let options = TrainingOptions { norms, dropout_key: 0 };
+    let pass = training.pass(&golden.network, boundary, options);
+
+    let logits: Vec<f32> = pass.logits.to_data().iter::<f32>().collect();
+    assert!(golden.error("logits", &logits) <= FORWARD, "{name}: logits");
+    let mut one_hot = vec![0.0_f32; labels.len() * 1000];
+    labels.iter().enumerate().for_each(|(row, &l)| one_hot[row * 1000 + l] = -0.5);
+    let targets = TensorData::new(one_hot, [labels.len(), 1000]);
+    let targets = Tensor::<2>::from_data(targets, &Device::flex()).autodiff();
+    let loss = (log_softmax(pass.logits.clone(), 1) * targets).sum();
+    let value: f32 = loss.clone().into_scalar();
+    assert!(golden.error("loss", &[value]) <= FORWARD, "{name}: loss {value}");
+
+    let gradients = pass.gradients(&loss);
+    let values =
+        |name: &str| -> Vec<f32> { gradients[name].to_data().iter::<f32>().collect() };
+    for tensor in golden.file.names().filter(|n| n.starts_with("gradient.")) {
+        let error = golden.error(tensor, &values(&tensor["gradient.".len()..]));
+        println!("{name} {tensor}: {error:.1e}");
+        assert!(error <= tolerance, "{name} {tensor}: {error:.1e}");
+    }
+    check_norms(&golden, &values, tolerance);
+    pass.update_statistics(&mut golden.network);
+    for tensor in golden.file.names().filter(|n| n.starts_with("updated.")) {
+        let name = &tensor["updated.".len()..];
+        let error = golden.error(tensor, &golden.network.parameters()[name].to_vec());
+        assert!(error <= FORWARD, "{name}: {error:.1e}");
+    }
+}
+
+/// The norm of every parameter's gradient; those that vanish on paper are noise.
+fn check_norms(golden: &Golden, values: &dyn Fn(&str) -> Vec<f32>, tolerance: f64) {
+    let names: Vec<String> = golden.json("gradient_norms");
+    let vanishing: Vec<String> = golden.json("vanishing");
+    let theirs = golden.file.get_f32("gradient_norms").unwrap();
+    assert_eq!(names.len(), theirs.len());
+    for (name, theirs) in names.iter().zip(theirs).filter(|(name, _)| !vanishing.contains(name)) {
+        let norm = values(name).iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let error = (norm / f64::from(theirs) - 1.0).abs();
+        assert!(error <= tolerance, "{name}: {norm} instead of {theirs}");
+    }
+}
+
+/// PyTorch's own f32 gradients differ from f64 by 1e-6 here.
+#[test]
+fn gradients_with_stored_statistics() {
+    check_gradients("resnet18.eval", NormStatistics::Stored, 1e-4);
+    check_gradients("efficientnet_lite0.eval", NormStatistics::Stored, 1e-4);
+}
+
+/// PyTorch's own f32 gradients differ from f64 by up to 1.6e-5 here.
+#[test]
+fn gradients_with_batch_statistics() {
+    check_gradients("resnet18.train", NormStatistics::Batch, 2e-4);
+    check_gradients("efficientnet_lite0.train", NormStatistics::Batch, 2e-4);
+}
