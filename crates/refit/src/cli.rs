@@ -5,6 +5,10 @@ use clap::{Parser, Subcommand};
 use crate::commands::{bench, embed, evaluate, info, layers, models, predict, run, train};
 use crate::machine::Machine;
 
+/// Help in which options take a line each, and what a command does stands before them.
+pub const TEMPLATE: &str =
+    "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+
 /// Adapts pretrained networks to your own images.
 #[derive(Debug, Parser)]
 #[command(
@@ -18,8 +22,8 @@ use crate::machine::Machine;
   refit predict model.safetensors new/    classify the images in new/
   refit train --help                      everything about one command
 
-Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 something to mend
-(the message says what), 2 a bug in refit, 130 stopped by Ctrl-C."
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 something to mend (the \
+message says what), 2 a bug in refit, 130 stopped by Ctrl-C."
 )]
 pub struct Cli {
     #[command(subcommand)]

@@ -12,25 +12,29 @@ use refit::{Device, LearnError, Network, Strategy, TrainingSettings};
 use serde::Serialize;
 
 use crate::arguments;
+use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::model_arg::AnyModelArg;
 
 /// Measure how fast a network runs on this machine
-///
-/// Runs random images through the network until --seconds have passed, at least three times after
-/// two that do not count, and prints a JSON object: images a second (of the median step), seconds a
-/// step, and the highest memory use of the process.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    before_help = "\
+Runs random images through the network until --seconds have passed, at least three times after \
+two that do not count, and prints a JSON object: images a second (of the median step), seconds \
+a step, and the highest memory use of the process.",
+    after_help = "Examples:
   refit bench efficientnet_lite0
   refit bench resnet50 --batch 1 --threads 1
   refit bench resnet18 --mode train --batch 16 --seconds 20
 
-`infer` compiles the network first, as `predict` does. `train` trains all layers on two classes:
-batch statistics, cross-entropy, SGD with momentum. Speed does not depend on the weights: a network
-that comes without any gets random ones.")]
+`infer` compiles the network first, as `predict` does. `train` trains all layers on two \
+classes: batch statistics, cross-entropy, SGD with momentum. Speed does not depend on the \
+weights: a network that comes without any gets random ones."
+)]
 pub struct Bench {
     #[command(flatten)]
     model: AnyModelArg,

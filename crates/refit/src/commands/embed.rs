@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::TEMPLATE;
 use crate::commands::predict::{name_skipped, samples};
 use crate::failure::Failure;
 use crate::features_file::{Format, Rows};
@@ -14,11 +15,13 @@ use crate::output::count;
 use crate::progress::Progress;
 
 /// Write the features of images to a file
-///
-/// Features are what the network's head takes, or what any layer gives; of a feature map, each
-/// channel's mean over the image.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    before_help = "\
+Features are what the network's head takes, or what any layer gives; of a feature map, each \
+channel's mean over the image.",
+    after_help = "Examples:
   refit embed efficientnet_lite0 photos/ --out features.npy
   refit embed model.safetensors photos/ --out features.parquet
   refit embed efficientnet_lite0 photos/ --at blocks.4 --out features.csv
@@ -28,7 +31,8 @@ Formats, by the name's ending:
   .csv       path,f0,f1,...
   .parquet   a column `path` and a float column for each feature: f0, f1, ...
 
-An unreadable image is named on stderr and left out.")]
+An unreadable image is named on stderr and left out."
+)]
 pub struct Embed {
     #[command(flatten)]
     model: ModelArg,

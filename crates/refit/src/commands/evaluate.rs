@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use refit::Evaluation;
 
+use crate::cli::TEMPLATE;
 use crate::commands::train::{accuracy, per_class};
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -14,13 +15,16 @@ use crate::output::{count, percent};
 use crate::progress::Progress;
 
 /// Judge a model on labelled images
-///
-/// DATA is a folder with a folder of images for each class, or a CSV with the columns path,label.
-/// Classes are matched by name; all images count, whatever split they are in.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    before_help = "\
+DATA is a folder with a folder of images for each class, or a CSV with the columns path,label. \
+Classes are matched by name; all images count, whatever split they are in.",
+    after_help = "Examples:
   refit evaluate model.safetensors test-photos/
-  refit evaluate model.safetensors test.csv --json")]
+  refit evaluate model.safetensors test.csv --json"
+)]
 pub struct Evaluate {
     #[command(flatten)]
     model: ModelArg,

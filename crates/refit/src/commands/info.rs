@@ -11,6 +11,7 @@ use refit::learn::Card;
 use refit::net::state_dict::StateDict;
 use serde::Serialize;
 
+use crate::cli::TEMPLATE;
 use crate::commands::train::accuracy;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -18,14 +19,17 @@ use crate::model_arg::{ModelArg, is_bare_checkpoint};
 use crate::output::{Side, count, short, table};
 
 /// Say what is in a model file or checkpoint
-///
-/// Of a model: its classes, preprocessing, how it was trained and how well it does, and where its
-/// starting weights come from. Of a bare checkpoint (.safetensors, .pth): its tensors.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    before_help = "\
+Of a model: its classes, preprocessing, how it was trained and how well it does, and where its \
+starting weights come from. Of a bare checkpoint (.safetensors, .pth): its tensors.",
+    after_help = "Examples:
   refit info model.safetensors
   refit info efficientnet_lite0
-  refit info resnet18.pth --json")]
+  refit info resnet18.pth --json"
+)]
 pub struct Info {
     #[command(flatten)]
     model: ModelArg,

@@ -6,6 +6,7 @@ use clap::Args;
 use refit::net::{Graph, Shape};
 use serde::Serialize;
 
+use crate::cli::TEMPLATE;
 use crate::commands::models::parameter_count;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -14,14 +15,17 @@ use crate::output::{Side, short, table};
 
 /// List the layers of a network
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Examples:
   refit layers efficientnet_lite0
   refit layers model.safetensors --long
   refit layers resnet18 --json
 
-These are the names that --at and --unfreeze-from take; the first part of a name means the whole
-block: `layer4` in `layer4.0.conv1`. Shapes are those at the network's own input size, n being the
-images in a batch; in JSON, n is left out.")]
+These are the names that --at and --unfreeze-from take; the first part of a name means the \
+whole block: `layer4` in `layer4.0.conv1`. Shapes are those at the network's own input size, n \
+being the images in a batch; in JSON, n is left out."
+)]
 pub struct Layers {
     #[command(flatten)]
     model: AnyModelArg,

@@ -7,17 +7,21 @@ use refit::net::Graph;
 use refit::net::zoo::{self, Architecture, EmbeddedWeights, InputSpec};
 use serde::Serialize;
 
+use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::output::{Side, short, table};
 
 /// List the networks that refit knows
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Examples:
   refit models
   refit models --json
 
-Multiply-adds are those of one image at the network's own size. A network whose weights are not
-embedded takes a checkpoint with --weights FILE; its names are those of the last column.")]
+Multiply-adds are those of one image at the network's own size. A network whose weights are not \
+embedded takes a checkpoint with --weights FILE; its names are those of the last column."
+)]
 pub struct Models {
     /// Print as JSON
     #[arg(long)]

@@ -8,6 +8,7 @@ use refit::data::{DataError, Sample, Skipped, list_images};
 use refit::{LearnError, Model};
 use serde::Serialize;
 
+use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::model_arg::ModelArg;
@@ -16,7 +17,9 @@ use crate::progress::Progress;
 
 /// Classify images
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Examples:
   refit predict model.safetensors new.jpg
   refit predict efficientnet_lite0 holiday/ --top 5
   refit predict model.safetensors new/ --format csv > classes.csv
@@ -28,7 +31,8 @@ Formats:
   jsonl   a line an image: {\"path\": ..., \"predictions\": [{\"class\": ..., \"index\": ...,
           \"probability\": ...}, ...]}
 
-An unreadable image is named on stderr and left out.")]
+An unreadable image is named on stderr and left out."
+)]
 pub struct Predict {
     #[command(flatten)]
     model: ModelArg,

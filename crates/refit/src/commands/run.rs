@@ -10,22 +10,26 @@ use npyz::{DType, NpyFile, NpyHeader, Order, TypeChar, WriterBuilder};
 use refit::net::{Network, Shape, atomic_file};
 use refit::{LearnError, Watch};
 
+use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::model_arg::AnyModelArg;
 use crate::progress::Progress;
 
 /// Run a NumPy array through a network
-///
-/// The array is [n, 3, h, w] in C order, float32 (or float64, which is converted), and goes in as
-/// it is: nothing is resized or normalized. What comes out is not pooled: [n, c, h, w] for a
-/// feature map, [n, features] for a vector.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    before_help = "\
+The array is [n, 3, h, w] in C order, float32 (or float64, which is converted), and goes in as \
+it is: nothing is resized or normalized. What comes out is not pooled: [n, c, h, w] for a \
+feature map, [n, features] for a vector.",
+    after_help = "Examples:
   refit run efficientnet_lite0 --input x.npy --output logits.npy
   refit run model.safetensors --input x.npy --output maps.npy --at blocks.3
   refit run resnet50 --weights resnet50.pth --input x.npy --output logits.npy
-  refit run resnet18 --random 0 --input x.npy --output y.npy")]
+  refit run resnet18 --random 0 --input x.npy --output y.npy"
+)]
 pub struct Run {
     #[command(flatten)]
     model: AnyModelArg,

@@ -12,21 +12,25 @@ use refit::net::zoo;
 use refit::{HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
+use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::output::{Side, count, duration, percent, percent_or_dash, skipped_lines, table};
 use crate::progress::Progress;
 
 /// Train a model on your own images
-///
-/// DATA is a folder with a folder of images for each class (photos/cat/1.jpg), with or without
-/// train/, val/ and test/ above them; or a CSV with the columns path,label and perhaps split.
-/// Without a validation set, a fifth of the images is kept apart as one.
-///
-/// The result is a folder with the model, its numbers (metrics.json), the settings, a log and
-/// checkpoints.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    help_template = TEMPLATE,
+    override_usage = "refit train [OPTIONS] <DATA>\n       refit train --resume <DIR>",
+    before_help = "\
+DATA is a folder with a folder of images for each class (photos/cat/1.jpg), with or without \
+train/, val/ and test/ above them; or a CSV with the columns path,label and perhaps split. \
+Without a validation set, a fifth of the images is kept apart as one.
+
+The result is a folder with the model, its numbers (metrics.json), the settings, a log and \
+checkpoints.",
+    after_help = "Examples:
   refit train photos/
   refit train photos/ --strategy fine-tune --epochs 5 --time-budget 30m
   refit train photos/ --val more-photos/ --views 4 --out runs/first
@@ -35,14 +39,15 @@ use crate::progress::Progress;
   refit train --resume runs/first
 
 Strategies:
-  features          all frozen but a new head: seconds to minutes, and hard to beat
-  partial           the layers from --unfreeze-from up are trained as well
-  fine-tune         the head first, then all layers at low rates
-  pretrained-init   the weights are where it starts, all layers trained at full rates
-  scratch           nothing is transferred; the control
-  as-is             nothing is trained; classes named as the network's own
+  features         all frozen but a new head; quick, and hard to beat
+  partial          the layers from --unfreeze-from up are trained as well
+  fine-tune        the head first, then all layers at low rates
+  pretrained-init  all layers trained at full rates, from the given weights on
+  scratch          all layers trained from random weights, as the control
+  as-is            nothing trained; classes must be named as the network's own
 
-A run that was stopped goes on with `refit train --resume DIR` and ends as if it had not been.")]
+A run that was stopped goes on with `refit train --resume DIR` and ends as if it had not been."
+)]
 pub struct Train {
     /// Folder of class folders, or CSV
     #[arg(required_unless_present = "resume", conflicts_with = "resume")]
@@ -84,7 +89,8 @@ struct TrainOptions {
     weights: Option<PathBuf>,
 
     /// How the network is used, see below
-    #[arg(long, value_name = "S", default_value = "features", value_parser = strategy())]
+    #[arg(long, value_name = "S", default_value = "features", value_parser = strategy(),
+          hide_possible_values = true)]
     strategy: Strategy,
 
     /// First layer or block that `partial` trains; `refit layers` lists them
