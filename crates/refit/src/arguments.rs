@@ -2,6 +2,14 @@
 
 use refit::HeadKind;
 
+/// A count of one or more.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..) => Ok(n),
+        _ => Err("write a whole number, at least 1".into()),
+    }
+}
+
 /// `90s`, `10m`, `1h`, `1h30m`: in seconds.
 pub fn duration(text: &str) -> Result<f64, String> {
     let wrong = || "write a number and a unit, such as 90s, 10m or 1h30m".to_owned();
@@ -49,6 +57,14 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(5400.0));
         for wrong in ["", "10", "m", "10 m", "0s", "1d", "1..5h", "-3s", "1h30"] {
             assert!(duration(wrong).unwrap_err().contains("1h30m"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn counts() {
+        assert_eq!(at_least_one("3"), Ok(3));
+        for wrong in ["", "0", "-1", "2.5", "many"] {
+            assert!(at_least_one(wrong).is_err(), "{wrong}");
         }
     }
 

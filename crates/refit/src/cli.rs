@@ -18,9 +18,9 @@ pub const TEMPLATE: &str =
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Examples:
-  refit train photos/                     learn the classes photos/cat, photos/dog, ...
-  refit predict model.safetensors new/    classify the images in new/
-  refit train --help                      everything about one command
+  refit train photos/                   learn from photos/cat, photos/dog, ...
+  refit predict model.safetensors new/  classify the images in new/
+  refit train --help                    everything about one command
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 something to mend (the \
 message says what), 2 a bug in refit, 130 stopped by Ctrl-C."

@@ -52,9 +52,10 @@ pub struct Mistake {
 struct Cause(String, Option<Box<Cause>>);
 
 impl Failure {
-    /// A mistake in words.
+    /// A mistake in words, and what would mend it, if anything.
     pub fn mistake(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Mistake(Mistake { message: message.into(), cause: None, hint: Some(hint.into()) })
+        let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        Self::Mistake(Mistake { message: message.into(), cause: None, hint })
     }
 
     /// A mistake that an error tells.

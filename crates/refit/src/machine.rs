@@ -6,13 +6,16 @@ use clap::Args;
 use refit::data::Strictness;
 use refit::{Device, RunOptions};
 
+use crate::arguments;
+
 /// Options that every command has.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct Machine {
     /// Threads to use [default: all processors]
-    #[arg(long, global = true, value_name = "N", display_order = 900)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", display_order = 900,
+          value_parser = arguments::at_least_one)]
+    threads: Option<usize>,
 
     /// Where to compute; `cpu` is all there is for now
     #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu",
@@ -37,7 +40,7 @@ impl Machine {
     /// Number of threads.
     pub fn threads(&self) -> usize {
         let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.threads.map_or_else(all, NonZeroUsize::get)
+        self.threads.unwrap_or_else(all)
     }
 
     /// Sizes the thread pool that the networks run on; to be called once, before any work.

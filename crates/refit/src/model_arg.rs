@@ -50,7 +50,23 @@ impl ModelArg {
                 Ok(Model::pretrained(architecture, weights.as_deref(), device)?)
             }
             (None, Some(_)) => Err(self.carries_weights("--weights")),
-            (None, None) => Ok(Model::load(Path::new(&self.name), device)?),
+            (None, None) => {
+                Model::load(Path::new(&self.name), device).map_err(|error| self.not_opened(error))
+            }
+        }
+    }
+
+    fn not_opened(&self, error: LearnError) -> Failure {
+        match is_bare_checkpoint(&error) {
+            true => Failure::mistake(
+                error.to_string(),
+                format!(
+                    "say which network's weights these are: give its name and `--weights {}`; \
+                     `refit models` lists names",
+                    self.name
+                ),
+            ),
+            false => error.into(),
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::io::{self, IsTerminal};
 
-use refit::data::Skipped;
-
 /// Whether stderr takes colours: a terminal that may show them (<https://no-color.org>).
 pub fn colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|v: std::ffi::OsString| !v.is_empty());
@@ -72,17 +70,6 @@ pub fn duration(seconds: f64) -> String {
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
     }
-}
-
-/// Lines that name unreadable images, the first few of many.
-pub fn skipped_lines(skipped: &[Skipped]) -> Vec<String> {
-    const SHOWN: usize = 10;
-    let mut lines: Vec<String> =
-        skipped.iter().take(SHOWN).map(|s| format!("{}: {}", s.path.display(), s.reason)).collect();
-    if skipped.len() > SHOWN {
-        lines.push(format!("and {} more", skipped.len() - SHOWN));
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -45,12 +45,12 @@ pub struct Bench {
 
     /// Images a step
     #[arg(long, value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch: u32,
+          value_parser = arguments::at_least_one)]
+    batch: usize,
 
     /// Height and width of the images in pixels [default: the network's own]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    size: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = arguments::at_least_one)]
+    size: Option<usize>,
 
     /// Type of the numbers
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
@@ -115,9 +115,15 @@ impl Bench {
         interrupt::ask_first();
         let device = machine.device();
         let model = self.model.open_untrained(&device)?;
-        let size = self.size.map_or(model.card.preprocess.size, |size| size as usize);
+        let size = self.size.unwrap_or(model.card.preprocess.size);
         model.network.graph().shapes_at(size, size)?;
-        let batch = self.batch as usize;
+        let batch = self.batch;
+        if size > 16_384 || batch.saturating_mul(3 * size * size) > 1 << 31 {
+            return Err(Failure::mistake(
+                format!("{batch} images of {size}x{size} pixels are too much for one step"),
+                "choose a smaller --batch or --size",
+            ));
+        }
         let images = random_images([batch, 3, size, size], &device);
         let times = match self.mode {
             Mode::Infer => {
@@ -180,12 +186,12 @@ impl Bench {
             refit: env!("CARGO_PKG_VERSION"),
             model: &self.model.model.name,
             mode: self.mode,
-            batch: self.batch as usize,
+            batch: self.batch,
             size,
             precision: self.precision,
             threads: machine.threads(),
             steps: times.len(),
-            images_per_second: f64::from(self.batch) / median,
+            images_per_second: self.batch as f64 / median,
             step_seconds: Spread { min: times[0], median, max: times[times.len() - 1] },
             peak_rss_mib: peak_rss_mib(),
         }

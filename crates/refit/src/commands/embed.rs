@@ -27,7 +27,7 @@ channel's mean over the image.",
   refit embed efficientnet_lite0 photos/ --at blocks.4 --out features.csv
 
 Formats, by the name's ending:
-  .npy       float32 [n, dim]; the paths, a line each, in FILE.paths.txt beside it
+  .npy       float32 [n, dim]; the paths, a line each, in FILE.paths.txt
   .csv       path,f0,f1,...
   .parquet   a column `path` and a float column for each feature: f0, f1, ...
 

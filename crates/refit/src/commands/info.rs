@@ -160,7 +160,15 @@ fn preprocessing(p: &Preprocess) -> String {
         Resize::Squash => format!("squashed to {size}x{size} ({filter})"),
         Resize::Letterbox { .. } => format!("fitted into {size}x{size} with bars ({filter})"),
     };
-    format!("{how}; [0, 1] less {:?}, divided by {:?}", p.mean, p.std)
+    format!("{how}, then (x/255 - {}) / {}", channels(p.mean), channels(p.std))
+}
+
+/// One number where all channels have the same.
+fn channels(values: [f32; 3]) -> String {
+    match values {
+        [r, g, b] if r == g && g == b => r.to_string(),
+        _ => format!("{values:?}"),
+    }
 }
 
 impl CheckpointInfo {

@@ -8,6 +8,7 @@ use refit::data::{DataError, Sample, Skipped, list_images};
 use refit::{LearnError, Model};
 use serde::Serialize;
 
+use crate::arguments;
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -28,8 +29,8 @@ use crate::progress::Progress;
 Formats:
   table   a line an image, the likeliest class first
   csv     path,rank,class,index,probability: a line for each image and class
-  jsonl   a line an image: {\"path\": ..., \"predictions\": [{\"class\": ..., \"index\": ...,
-          \"probability\": ...}, ...]}
+  jsonl   a line an image: {\"path\": ..., \"predictions\": [...]}, each of them
+          {\"class\": ..., \"index\": ..., \"probability\": ...}
 
 An unreadable image is named on stderr and left out."
 )]
@@ -43,8 +44,8 @@ pub struct Predict {
 
     /// Classes to print for each image
     #[arg(long, value_name = "K", default_value_t = 3,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    top: u32,
+          value_parser = arguments::at_least_one)]
+    top: usize,
 
     /// How to print [default: table on a terminal, jsonl elsewhere]
     #[arg(long, value_name = "FORMAT")]
@@ -81,7 +82,7 @@ impl Predict {
         let model = self.model.open(&machine.device())?;
         let samples = samples(&self.paths)?;
         let progress = Progress::beside_output();
-        let printer = Printer::new(&model, &samples, self.top as usize, self.format);
+        let printer = Printer::new(&model, &samples, self.top, self.format);
         printer.header()?;
         let options = machine.run_options(self.strict);
         let mut broken = None;
@@ -145,6 +146,10 @@ pub fn name_skipped(
     images: usize,
     progress: &Progress,
 ) -> Result<(), Failure> {
+    if let ([only], 1) = (skipped, images) {
+        let message = format!("`{}` cannot be used: {}", only.path.display(), only.reason);
+        return Err(Failure::mistake(message, only.hint.clone().unwrap_or_default()));
+    }
     for skip in skipped {
         progress.say(&format!("warning: {} is left out: {}", skip.path.display(), skip.reason));
     }

@@ -160,11 +160,10 @@ impl Input {
     }
 
     fn wrong_shape(&self, channels: usize) -> Failure {
-        let [n, found, height, width] = self.shape;
-        let last = if width == channels {
-            "; for [n, h, w, c], x.transpose(0, 3, 1, 2) first"
-        } else {
-            ""
+        let [_, found, _, width] = self.shape;
+        let last = match width == channels {
+            true => ": for [n, h, w, c], x.transpose(0, 3, 1, 2)",
+            false => "",
         };
         Failure::mistake(
             format!(
@@ -172,7 +171,7 @@ impl Input {
                 self.path.display(),
                 self.shape
             ),
-            format!("the network takes [{n}, {channels}, {height}, {width}]{last}"),
+            format!("the network takes [n, {channels}, height, width]{last}"),
         )
     }
 

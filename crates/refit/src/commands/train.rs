@@ -15,7 +15,7 @@ use crate::arguments;
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
-use crate::output::{Side, count, duration, percent, percent_or_dash, skipped_lines, table};
+use crate::output::{Side, count, duration, percent, percent_or_dash, table};
 use crate::progress::Progress;
 
 /// Train a model on your own images
@@ -266,6 +266,19 @@ impl TrainOptions {
         if self.unfreeze_from.is_some() && self.strategy != Strategy::Partial {
             return idle("--unfreeze-from", "partial");
         }
+        let named = || format!("`refit layers {}` lists all", self.backbone);
+        match (self.strategy, &self.unfreeze_from) {
+            (Strategy::Partial, Some(layer)) => {
+                zoo::find(&self.backbone)?.graph().find_first(layer)?;
+            }
+            (Strategy::Partial, None) => {
+                return Err(Failure::mistake(
+                    "--strategy partial needs to be told the first layer that it trains",
+                    format!("name one with --unfreeze-from LAYER; {}", named()),
+                ));
+            }
+            _ => {}
+        }
         if self.views > 1 && self.strategy != Strategy::Features {
             return idle("--views", "features");
         }
@@ -397,8 +410,7 @@ fn summarize(outcome: &Outcome, folder: &Path, progress: &Progress) {
     }
     if !report.skipped.is_empty() {
         let n = count(report.skipped.len(), "unreadable image");
-        progress.say(&format!("{n} left out:"));
-        skipped_lines(&report.skipped).iter().for_each(|line| progress.say(&format!("  {line}")));
+        progress.say(&format!("{n} left out, named above and in metrics.json"));
     }
     let model = folder.join("model.safetensors");
     progress.say(&format!("model: {}", model.display()));

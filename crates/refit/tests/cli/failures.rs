@@ -157,7 +157,6 @@ fn flags_that_are_wrong() {
         "train photos --strategy partial --unfreeze-from blocks.9",
         "train photos --unfreeze-from blocks.5",
         "train photos --device cuda",
-        "train photos --strategy as-is",
         "train",
         "predict efficientnet_lite0",
         "predict efficientnet_lite0 photos --top 0",
@@ -176,4 +175,10 @@ fn flags_that_are_wrong() {
     }
     assert_snapshot!("flags", said);
     assert!(!scene.path("refit-runs").exists());
+}
+
+#[test]
+fn classes_that_the_pretrained_network_does_not_have() {
+    let said = Scene::with_photos(2).run("train photos --strategy as-is").refused();
+    assert_snapshot!("as-is-foreign", last_lines(&said));
 }

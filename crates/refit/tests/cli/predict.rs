@@ -58,7 +58,7 @@ fn paths_can_be_listed_on_stdin() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 2);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(stderr, "warning: missing.jpg is left out: `missing.jpg` does not exist\n");
+    assert_eq!(stderr, "warning: missing.jpg is left out: the file does not exist\n");
 }
 
 #[test]
