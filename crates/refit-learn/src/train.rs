@@ -1,6 +1,7 @@
 //! A whole run: from settings and a folder of images to a model, its numbers and its folder.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -139,7 +140,30 @@ fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, Learn
     watch.event(Event::Note(format!(
         "{classes} classes; {train} training, {val} validation, {test} test images"
     )));
+    note_gifs(&dataset, watch);
     Ok(dataset)
+}
+
+/// A GIF may be an animation, or a placeholder among photographs: it is used, and said so.
+fn note_gifs(dataset: &Dataset, watch: &dyn Watch) {
+    let is_gif = |path: &Path| {
+        let mut magic = [0; 4];
+        let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+        read.is_ok() && &magic == b"GIF8"
+    };
+    let gifs: Vec<String> = dataset
+        .samples()
+        .filter(|s| is_gif(&s.path))
+        .map(|s| s.path.display().to_string())
+        .collect();
+    if let Some(first) = gifs.first() {
+        let others = match gifs.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let text = format!("{first}{others}: a GIF is used like any image, by its first frame");
+        watch.event(Event::Note(text));
+    }
 }
 
 /// The network that a run starts from.

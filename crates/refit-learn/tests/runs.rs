@@ -1,0 +1,338 @@
+//! Whole runs on small pictures made here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+
+use refit_learn::{
+    Event, Hint, LearnError, Model, RunContext, RunOptions, Settings, Strategy, Watch, train,
+};
+use refit_net::{Edit, HeadKind};
+
+/// A 24-bit BMP of stripes: `hue` decides the colour, `variant` the stripes.
+fn picture(path: &Path, hue: usize, variant: usize) {
+    let (w, h) = (40_u32, 36_u32);
+    let size = 54 + w * h * 3;
+    let mut bytes = b"BM".to_vec();
+    for value in [size, 0, 54, 40, w, h, 1 | 24 << 16, 0, w * h * 3, 2835, 2835, 0, 0] {
+        bytes.extend(value.to_le_bytes());
+    }
+    for y in 0..h {
+        for x in 0..w {
+            let stripe = ((x as usize * (2 + variant) + y as usize * (variant % 3)) % 17) as u8;
+            let mut pixel = [30 + stripe * 3; 3];
+            pixel[hue] = 150 + stripe * 6;
+            bytes.extend(pixel);
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+fn pictures(folder: &Path, per_class: &[usize]) {
+    for (class, &count) in per_class.iter().enumerate() {
+        let class_folder = folder.join(["blue", "green", "red"][class]);
+        fs::create_dir_all(&class_folder).unwrap();
+        (0..count).for_each(|i| picture(&class_folder.join(format!("{i}.bmp")), class, i));
+    }
+}
+
+fn context(folder: Option<PathBuf>) -> RunContext {
+    RunContext { folder, resume: false, workers: 2, cache: None }
+}
+
+fn small(data: &Path, strategy: Strategy) -> Settings {
+    let mut settings = Settings { seed: 3, ..Settings::new(data, strategy) };
+    settings.training.epochs = 2;
+    settings.training.batch = 4;
+    settings
+}
+
+/// Keeps everything it is told, and asks to stop after so many steps.
+#[derive(Default)]
+struct Log {
+    events: Mutex<Vec<Event>>,
+    epochs: AtomicUsize,
+    stop_after_epochs: Option<usize>,
+}
+
+impl Watch for Log {
+    fn event(&self, event: Event) {
+        if matches!(&event, Event::Note(text) if text.starts_with("epoch ")) {
+            self.epochs.fetch_add(1, Ordering::SeqCst);
+        }
+        self.events.lock().unwrap().push(event);
+    }
+
+    fn stops(&self) -> bool {
+        self.stop_after_epochs.is_some_and(|n| self.epochs.load(Ordering::SeqCst) >= n)
+    }
+}
+
+impl Log {
+    fn says(&self, part: &str) -> bool {
+        self.events.lock().unwrap().iter().any(|event| {
+            matches!(event, Event::Note(text) | Event::Warning(text) if text.contains(part))
+        })
+    }
+}
+
+#[test]
+fn features_learn_colours_and_the_model_keeps_all_that_prediction_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6, 6]);
+    fs::write(data.join("red/notes.txt"), "no picture").unwrap();
+    let run = dir.path().join("run");
+    let log = Log::default();
+    let outcome =
+        train(&small(&data, Strategy::Features), &context(Some(run.clone())), &log).unwrap();
+    let val = outcome.report.val.as_ref().unwrap();
+    assert_eq!(val.top1, 1.0, "{val:?}");
+    assert_eq!(outcome.report.skipped.len(), 1);
+    assert!(log.says("notes.txt is left out"));
+
+    let model = Model::load(&run.join("model.safetensors"), &Default::default()).unwrap();
+    assert_eq!(model.card, outcome.model.card);
+    assert_eq!(model.card.classes, ["blue", "green", "red"]);
+    assert_eq!(model.card.weights.licence.as_deref(), Some("Apache-2.0"));
+    let probabilities = model.predict_file(&data.join("green/0.bmp")).unwrap();
+    assert!(probabilities[1] > 0.5, "{probabilities:?}");
+    let evaluation = model.evaluate(&data, &RunOptions::default(), &()).unwrap();
+    assert_eq!((evaluation.images, evaluation.skipped.len()), (18, 1));
+    assert!(evaluation.metrics.top1 > 0.9);
+    for name in ["settings.toml", "log.jsonl", "metrics.json", "checkpoints"] {
+        assert!(run.join(name).exists(), "{name}");
+    }
+    let metrics: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(run.join("metrics.json")).unwrap()).unwrap();
+    assert_eq!(metrics["val"]["top1"], 1.0);
+    assert_eq!(metrics["images"], 18);
+    assert!(metrics["seconds"]["features"].is_number() && metrics["seconds"]["total"].is_number());
+    assert!(metrics["val"]["interval95"].is_array());
+}
+
+#[test]
+fn a_validation_folder_that_lacks_a_class_shifts_no_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(&dir.path().join("train"), &[5, 5, 5]);
+    pictures(&dir.path().join("val"), &[0, 2, 2]);
+    fs::remove_dir(dir.path().join("val/blue")).unwrap();
+    let outcome = train(&small(dir.path(), Strategy::Features), &context(None), &()).unwrap();
+    let val = outcome.report.val.unwrap();
+    assert_eq!((val.samples, val.top1), (4, 1.0));
+    assert_eq!(val.per_class[0].support, 0);
+}
+
+#[test]
+fn cached_features_are_used_again_and_give_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[5, 5]);
+    let context = RunContext { cache: Some(dir.path().join("cache")), ..context(None) };
+    let settings = Settings { views: 3, ..small(&data, Strategy::Features) };
+    let (first, second) = (Log::default(), Log::default());
+    let a = train(&settings, &context, &first).unwrap();
+    let b = train(&settings, &context, &second).unwrap();
+    assert!(first.says("26 rows computed and 0 from the cache"));
+    assert!(second.says("0 rows computed and 26 from the cache"));
+    let weights = |model: &Model| model.network.parameters()["classifier.weight"].to_vec();
+    assert_eq!(weights(&a.model), weights(&b.model));
+    // Other views are other rows; the plain ones serve both.
+    let third = Log::default();
+    train(&Settings { seed: 4, ..settings }, &context, &third).unwrap();
+    assert!(!third.says(" 0 rows computed"));
+}
+
+#[test]
+fn every_strategy_trains_what_it_should() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[4, 4]);
+    let start = refit_net::zoo::find("efficientnet_lite0").unwrap();
+    let start = start.pretrained(&Default::default()).unwrap();
+    for (strategy, head) in [
+        (Strategy::Features, HeadKind::Mlp { hidden: 8 }),
+        (Strategy::Partial, HeadKind::Linear),
+        (Strategy::FineTune, HeadKind::Linear),
+        (Strategy::PretrainedInit, HeadKind::Linear),
+        (Strategy::Scratch, HeadKind::Linear),
+    ] {
+        let mut settings = Settings { head, ..small(dir.path(), strategy) };
+        settings.training.epochs = 1;
+        settings.unfreeze_from = (strategy == Strategy::Partial).then(|| "conv_head".into());
+        let outcome = train(&settings, &context(None), &()).unwrap();
+        let moved = |name: &str| {
+            outcome.model.network.parameters()[name].to_vec() != start.parameters()[name].to_vec()
+        };
+        assert_eq!(moved("conv_stem.weight"), !matches!(strategy, Strategy::Features | Strategy::Partial), "{strategy}");
+        assert_eq!(moved("conv_head.weight"), strategy.trains_body(), "{strategy}");
+        let statistics = matches!(strategy, Strategy::PretrainedInit | Strategy::Scratch);
+        assert_eq!(moved("bn2.running_mean"), statistics, "{strategy}");
+        assert_eq!(outcome.history.is_empty(), false, "{strategy}");
+        assert!(outcome.report.val.is_some());
+    }
+}
+
+/// What is stopped and resumed, with another number of threads, ends with the same bytes.
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[5, 5]);
+    let mut settings = small(&data, Strategy::Partial);
+    settings.unfreeze_from = Some("blocks.6".into());
+    settings.training.epochs = 3;
+    let whole = dir.path().join("whole");
+    train(&settings, &context(Some(whole.clone())), &()).unwrap();
+
+    let parts = dir.path().join("parts");
+    let stopping = Log { stop_after_epochs: Some(1), ..Log::default() };
+    let error = train(&settings, &context(Some(parts.clone())), &stopping).unwrap_err();
+    assert!(matches!(error, LearnError::Stopped), "{error}");
+    assert_eq!(error.hint().unwrap(), "continue with --resume");
+    let read = refit_learn::read_settings(&parts).unwrap();
+    assert_eq!(read, settings);
+    let resumed = RunContext { resume: true, workers: 1, ..context(Some(parts.clone())) };
+    let outcome = train(&read, &resumed, &()).unwrap();
+    assert_eq!(outcome.history.len(), 3);
+    let bytes = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(bytes(&whole) == bytes(&parts), "the model files differ");
+
+    // Other images are another run.
+    picture(&data.join("blue/new.bmp"), 0, 9);
+    let error = train(&read, &resumed, &()).unwrap_err();
+    assert!(error.to_string().ends_with("are not those that the run began with"), "{error}");
+    assert!(error.hint().unwrap().contains("put the images back"));
+}
+
+#[test]
+fn as_is_knows_its_own_classes_only() {
+    let dir = tempfile::tempdir().unwrap();
+    for (folder, hue) in [("n01443537", 0), ("Great White Shark", 1)] {
+        let folder = dir.path().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        (0..3).for_each(|i| picture(&folder.join(format!("{i}.bmp")), hue, i));
+    }
+    let outcome = train(&small(dir.path(), Strategy::AsIs), &context(None), &()).unwrap();
+    assert_eq!(outcome.report.classes.len(), 1000);
+    assert_eq!(outcome.report.parameters[0], 0);
+    let other = tempfile::tempdir().unwrap();
+    pictures(other.path(), &[3, 3]);
+    let error = train(&small(other.path(), Strategy::AsIs), &context(None), &()).unwrap_err();
+    assert_eq!(error.to_string(), "efficientnet_lite0 does not know the classes `blue`, `green`");
+    assert!(error.hint().unwrap().contains("--strategy features"));
+}
+
+#[test]
+fn refusals_say_what_and_how_to_mend_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[3, 3]);
+    let refused = |settings: &Settings| {
+        let error = train(settings, &context(None), &()).unwrap_err();
+        let hint = error.hint().unwrap_or_default();
+        (error.to_string(), hint)
+    };
+    let settings = || small(&data, Strategy::Features);
+    let mut bad = settings();
+    bad.training.learning_rate = 0.0;
+    let (message, hint) = refused(&bad);
+    assert_eq!(message, "--lr is 0, but must be above 0 and at most 1");
+    assert!(hint.contains("--help"));
+    let (message, _) = refused(&Settings { views: 0, ..settings() });
+    assert_eq!(message, "--views is 0, but must be 1 to 1000");
+    let (message, _) = refused(&small(&data, Strategy::Partial));
+    assert!(message.starts_with("--unfreeze-from is not given"));
+    let (message, hint) = refused(&Settings { backbone: "resnet18".into(), ..settings() });
+    assert_eq!(message, "`resnet18` comes without weights");
+    assert!(hint.contains("--weights"));
+    let partial = Settings {
+        unfreeze_from: Some("blocks.12".into()),
+        ..small(&data, Strategy::Partial)
+    };
+    let (message, hint) = refused(&partial);
+    assert!(message.contains("no layer `blocks.12`") && hint.contains("refit layers"), "{message}");
+
+    let mut wild = Settings { head: HeadKind::Mlp { hidden: 4 }, ..settings() };
+    wild.training.learning_rate = 1.0;
+    wild.training.clip = f64::MAX;
+    wild.training.optimizer = refit_learn::OptimizerKind::Sgd;
+    wild.training.weight_decay = 1e30;
+    wild.training.epochs = 50;
+    let (message, hint) = refused(&wild);
+    assert!(message.starts_with("the loss became"), "{message}");
+    assert!(hint.contains("lower --lr"));
+
+    let run = dir.path().join("run");
+    train(&settings(), &context(Some(run.clone())), &()).unwrap();
+    let error = train(&settings(), &context(Some(run)), &()).unwrap_err();
+    assert!(error.to_string().ends_with("already holds a run"));
+    assert!(error.hint().unwrap().contains("--resume"));
+    let error = refit_learn::read_settings(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("holds no run to resume: settings.toml"), "{error}");
+
+    fs::write(data.join("blue/0.bmp"), "").unwrap();
+    fs::write(data.join("blue/1.bmp"), "").unwrap();
+    fs::write(data.join("blue/2.bmp"), "").unwrap();
+    let (message, hint) = refused(&settings());
+    assert!(message.starts_with("no training image of class `blue`"), "{message}");
+    assert!(hint.contains("mend"));
+    let (message, _) = refused(&Settings { strict: true, ..settings() });
+    assert!(message.contains("0.bmp"), "{message}");
+}
+
+#[test]
+fn weights_of_another_architecture_are_refused_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[3, 3]);
+    let file = dir.path().join("resnet18.safetensors");
+    let resnet = refit_net::zoo::find("resnet18").unwrap().random(1, &Default::default());
+    refit_net::model_file::save(&file, &resnet, &serde_json::json!({})).unwrap();
+    let settings = Settings { weights: Some(file.clone()), ..small(&data, Strategy::Features) };
+    let error = train(&settings, &context(None), &()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("are not efficientnet_lite0's") && message.contains("missing"), "{message}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("do not transfer between architectures") && hint.contains("distillation"));
+    // The right architecture takes them, even with a head of another size.
+    let headed = resnet.edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear }], 0).unwrap();
+    refit_net::model_file::save(&file, &headed, &serde_json::json!({})).unwrap();
+    let settings = Settings { backbone: "resnet18".into(), ..settings };
+    train(&settings, &context(None), &()).unwrap();
+}
+
+#[test]
+fn evaluation_refuses_classes_that_the_model_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[3, 3]);
+    let model = Model::open("efficientnet_lite0", &Default::default()).unwrap();
+    let error = model.evaluate(dir.path(), &RunOptions::default(), &()).unwrap_err();
+    assert_eq!(error.to_string(), "the model does not know the classes `blue`, `green`");
+    assert!(error.hint().unwrap().contains("name the folders"));
+}
+
+/// A last batch of one image breaks nothing, not even with batch statistics.
+#[test]
+fn a_last_batch_of_one_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[4, 3]);
+    let mut settings = small(dir.path(), Strategy::PretrainedInit);
+    settings.training.epochs = 1;
+    settings.val_fraction = Some(0.3);
+    settings.training.batch = 4;
+    let outcome = train(&settings, &context(None), &()).unwrap();
+    assert!(outcome.history[0].train_loss.is_finite());
+}
+
+#[test]
+fn a_gif_is_used_and_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[4, 4]);
+    let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    fs::write(dir.path().join("blue/trap.jpg"), gif).unwrap();
+    let log = Log::default();
+    let outcome = train(&small(dir.path(), Strategy::Features), &context(None), &log).unwrap();
+    assert!(log.says("trap.jpg: a GIF is used like any image"));
+    assert_eq!((outcome.report.images, outcome.report.skipped.len()), (9, 0));
+}
