@@ -287,6 +287,7 @@ mod tests {
     #[test]
     fn a_panic_is_a_bug_to_report() {
         let code = guard(|| panic!("five is not {}", 6));
+        drop(std::panic::take_hook());
         assert_eq!(code, ExitCode::from(2));
         *PANIC.lock().unwrap() = Some("five is not 6 (failure.rs:1)".into());
         let report = bug_report(&"five is not 6".to_owned());

@@ -1,11 +1,12 @@
 //! What goes on, on stderr: bars on a terminal, plain lines elsewhere.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use refit::{Event, Watch};
 
 use crate::interrupt;
@@ -125,10 +126,15 @@ impl Stage {
 fn bar(name: &str, total: usize) -> ProgressBar {
     let template = match (total, colours()) {
         (0, _) => "{msg} {spinner} {elapsed}",
-        (_, true) => "{msg} {bar:30.cyan} {pos}/{len}  {per_sec}  {eta} left",
-        (_, false) => "{msg} {bar:30} {pos}/{len}  {per_sec}  {eta} left",
+        (_, true) => "{msg} {bar:30.cyan} {pos}/{len}  {rate}  {eta} left",
+        (_, false) => "{msg} {bar:30} {pos}/{len}  {rate}  {eta} left",
+    };
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Nothing can be done about a line that cannot be drawn.
+        let _ = write!(out, "{:.1}/s", state.per_sec());
     };
     let style = ProgressStyle::with_template(template).expect("a template of this file");
+    let style = style.with_key("rate", rate);
     let bar = match total {
         0 => ProgressBar::new_spinner(),
         _ => ProgressBar::new(total as u64),

@@ -174,12 +174,13 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(model: &'a Model, samples: &[Sample], top: usize, format: Option<Format>) -> Self {
-        const WIDEST: usize = 48;
+        const WIDEST_PATH: usize = 100;
+        const WIDEST_CLASS: usize = 24;
         let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
         let classes = &model.card.classes;
-        let width = |text: &str| text.chars().count().min(WIDEST);
-        let paths = samples.iter().map(|s| width(&s.path.to_string_lossy()));
-        let names = classes.iter().map(|c| width(c).min(WIDEST / 2));
+        let width = |text: &str| text.chars().count();
+        let paths = samples.iter().map(|s| width(&s.path.to_string_lossy()).min(WIDEST_PATH));
+        let names = classes.iter().map(|c| width(c).min(WIDEST_CLASS));
         Self {
             classes,
             format: format.unwrap_or(default),

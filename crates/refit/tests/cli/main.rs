@@ -3,6 +3,8 @@
 //! Texts are kept as snapshots, 80 columns wide: look at them when they change, they are read by
 //! people.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod failures;
 mod help;
 mod images;
