@@ -1,5 +1,8 @@
 //! Passes over activations that end in a clamp: ReLU, ReLU6 and the identity are all one.
-#![expect(unsafe_code, reason = "calls functions compiled for vectors that the CPU was seen to have")]
+#![expect(
+    unsafe_code,
+    reason = "calls functions compiled for vectors that the CPU was seen to have"
+)]
 
 use rayon::prelude::*;
 
@@ -23,7 +26,13 @@ impl Bounds {
     #[inline(always)]
     fn of(self, x: f32) -> f32 {
         // Comparisons leave a NaN a NaN, as `f32::clamp` does.
-        if x < self.low { self.low } else if x > self.high { self.high } else { x }
+        if x < self.low {
+            self.low
+        } else if x > self.high {
+            self.high
+        } else {
+            x
+        }
     }
 }
 

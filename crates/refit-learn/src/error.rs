@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use refit_data::DataError;
+use refit_net::model_file::ModelFileError;
 use refit_net::state_dict::StateDictError;
 use refit_net::zoo::ZooError;
 use refit_net::{EditError, GraphError, LoadError};
-use refit_net::model_file::ModelFileError;
 
 use crate::logistic::LogisticError;
 
@@ -42,7 +42,7 @@ pub enum LearnError {
     #[error(transparent)]
     Logistic(#[from] LogisticError),
     /// A file of the run that cannot be read or written.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} `{}`: {source}", path.display())]
     Io {
         /// What was tried: `read`, `write`, `make`.
         what: &'static str,
@@ -52,13 +52,13 @@ pub enum LearnError {
         source: std::io::Error,
     },
     /// A run folder that is in use.
-    #[error("{} already holds a run", path.display())]
+    #[error("`{}` already holds a run", path.display())]
     RunExists {
         /// The folder.
         path: PathBuf,
     },
     /// A folder without a run.
-    #[error("{} holds no run to resume: {reason}", path.display())]
+    #[error("`{}` holds no run to resume: {reason}", path.display())]
     NoRun {
         /// The folder.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum LearnError {
         reason: String,
     },
     /// A class whose every training image is unreadable.
-    #[error("no training image of class `{class}` in {} can be read", path.display())]
+    #[error("no training image of class `{class}` in `{}` can be read", path.display())]
     NoTrainingImages {
         /// The class.
         class: String,
@@ -74,7 +74,7 @@ pub enum LearnError {
         path: PathBuf,
     },
     /// The images are not those that the run began with.
-    #[error("the images in {} are not those that the run began with", path.display())]
+    #[error("the images in `{}` are not those that the run began with", path.display())]
     DataChanged {
         /// The data.
         path: PathBuf,

@@ -74,12 +74,12 @@ pub fn extract(
     let mut cache = open_cache(net, preprocess, &node.name, dim, options)?;
     let mut work = Extraction::new(samples, options)?;
     let missing = work.missing(&cache);
-    let computed = missing.len();
+    let mut computed = 0;
     if !missing.is_empty() {
         let compiled = net.compile(&[&node.name])?;
-        stage(watch, "features", computed, || -> Result<(), LearnError> {
+        stage(watch, "features", missing.len(), || -> Result<(), LearnError> {
             let mut loader = work.loader(preprocess, &missing);
-            while let Some(batch) = loader.next() {
+            for batch in loader.by_ref() {
                 let batch = batch?;
                 let shape = [batch.n, 3, preprocess.size, preprocess.size];
                 let images = burn::tensor::TensorData::new(batch.images, shape);
@@ -90,6 +90,7 @@ pub fn extract(
                     let (image, view) = missing[job];
                     if let Some(hash) = &work.hashes[image] {
                         cache.insert(&work.key(hash, view), view as u32, row);
+                        computed += 1;
                     }
                 }
                 watch.event(Event::Advance { items: batch.n });
@@ -164,7 +165,8 @@ impl<'a> Extraction<'a> {
 
     /// The images and views that are not in the cache.
     fn missing(&self, cache: &FeatureCache) -> Vec<(usize, usize)> {
-        let jobs = (0..self.samples.len()).flat_map(|i| (0..self.options.views).map(move |v| (i, v)));
+        let jobs =
+            (0..self.samples.len()).flat_map(|i| (0..self.options.views).map(move |v| (i, v)));
         jobs.filter(|&(image, view)| {
             self.hashes[image]
                 .is_some_and(|hash| !cache.contains(&self.key(&hash, view), view as u32))
@@ -181,7 +183,7 @@ impl<'a> Extraction<'a> {
             ahead: 2,
             strictness: self.options.run.strictness,
         };
-        let (pipeline, augment, seed) = (*preprocess, self.options.augment.clone(), self.options.seed);
+        let (pipeline, augment, seed) = (*preprocess, self.options.augment, self.options.seed);
         // The stream is keyed by the content, so that the cached view is the one drawn here.
         let keys: Vec<(u64, usize)> = missing
             .iter()
@@ -220,7 +222,7 @@ impl<'a> Extraction<'a> {
         let (mut rows, mut readable, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         for (image, hash) in self.hashes.iter().enumerate() {
             let Some(hash) = hash else { continue };
-            let found: Option<Vec<&[f32]>> = 
+            let found: Option<Vec<&[f32]>> =
                 (0..views).map(|v| cache.get(&self.key(hash, v), v as u32)).collect();
             let Some(found) = found else { continue };
             found.into_iter().for_each(|row| rows.extend_from_slice(row));

@@ -292,16 +292,17 @@ impl State {
         };
         let mut rows = parameters(&self.net, "");
         rows.extend(best.map_or_else(Vec::new, |b| parameters(&b.net, BEST)));
-        rows.extend(tensors.into_iter().map(|(n, v)| (format!("{OPTIMIZER}{n}"), vec![v.len()], v)));
+        rows.extend(
+            tensors.into_iter().map(|(n, v)| (format!("{OPTIMIZER}{n}"), vec![v.len()], v)),
+        );
         let record = CheckpointRecord {
             history: self.history.clone(),
             best: self.best.as_ref().filter(|b| b.loss.is_finite()).map(|b| (b.epoch, b.loss)),
             counters,
         };
         let json = serde_json::to_string(&record).expect("names and numbers serialize");
-        let bytes = |values: Vec<f32>| -> Vec<u8> {
-            values.iter().flat_map(|v| v.to_le_bytes()).collect()
-        };
+        let bytes =
+            |values: Vec<f32>| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
         let tensors = rows.into_iter().map(|(n, shape, v)| (n, shape, Dtype::F32, bytes(v)));
         let metadata = [(RECORD.to_owned(), json)].into();
         Ok(write_safetensors(checkpoint_file(folder), tensors, &metadata)?)
@@ -323,11 +324,7 @@ impl State {
         }
         self.best = Some(match record.best {
             Some((epoch, loss)) => Best { epoch, loss, net: best },
-            None => Best {
-                epoch: record.history.len(),
-                loss: f64::NEG_INFINITY,
-                net: best,
-            },
+            None => Best { epoch: record.history.len(), loss: f64::NEG_INFINITY, net: best },
         });
         let mut tensors = BTreeMap::new();
         for name in state.names() {
@@ -342,8 +339,7 @@ impl State {
 
     fn finish(self) -> Fitted {
         let last = self.history.len();
-        let (network, best) =
-            self.best.map_or((self.net, last), |best| (best.net, best.epoch));
+        let (network, best) = self.best.map_or((self.net, last), |best| (best.net, best.epoch));
         Fitted { network, history: self.history, best }
     }
 }

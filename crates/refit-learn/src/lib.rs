@@ -23,8 +23,6 @@ pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
 pub use loss::{Targets, balanced_weights};
 pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, preprocess_for};
 pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
-pub use settings::{
-    ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings,
-};
+pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
 pub use train::{Outcome, Report, RunContext, Seconds, read_settings, train};
 pub use watch::{Event, Watch};

@@ -7,9 +7,9 @@ use refit_data::{
     DataError, DecodeOptions, Interpolation, Loader, LoaderOptions, Preprocess, Resize, Sample,
     Skipped, Strictness, decode_file,
 };
+use refit_net::state_dict::StateDict;
 use refit_net::zoo::{self, Architecture, InputSpec};
 use refit_net::{Compiled, HeadWeights, Network, model_file};
-use refit_net::state_dict::StateDict;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -127,10 +127,9 @@ impl Model {
         if name.contains(['/', '.']) || Path::new(name).exists() {
             return Self::load(Path::new(name), device);
         }
-        Err(zoo::find(name).err().map_or_else(
-            || unreachable!("known names were handled above"),
-            LearnError::Zoo,
-        ))
+        Err(zoo::find(name)
+            .err()
+            .map_or_else(|| unreachable!("known names were handled above"), LearnError::Zoo))
     }
 
     /// A zoo network with its embedded weights or those of a file.
@@ -225,7 +224,8 @@ impl Model {
     pub fn predict_file(&self, path: &Path) -> Result<Vec<f32>, LearnError> {
         let image = decode_file(path, &DecodeOptions::default())?;
         let images = self.card.preprocess.apply(&image);
-        let logits = run_batch(&self.network.compile_all(), images, 1, &self.card.preprocess, &self.network);
+        let logits =
+            run_batch(&self.network.compile_all(), images, 1, &self.card.preprocess, &self.network);
         Ok(self.probabilities(&logits))
     }
 
@@ -281,7 +281,7 @@ pub(crate) fn run_compiled(
     };
     let mut loader =
         Loader::new(samples.to_vec(), (0..samples.len()).collect(), loader_options, make);
-    while let Some(batch) = loader.next() {
+    for batch in loader.by_ref() {
         let batch = batch?;
         let values = run_batch(compiled, batch.images, batch.n, preprocess, network);
         let width = values.len() / batch.n;

@@ -81,6 +81,7 @@ impl FromStr for Strategy {
 pub enum OptimizerKind {
     /// Loshchilov and Hutter 2019, <https://arxiv.org/abs/1711.05101>.
     #[default]
+    #[serde(rename = "adamw")]
     AdamW,
     /// Stochastic gradient descent with momentum 0.9.
     Sgd,
@@ -249,6 +250,18 @@ impl Settings {
         }
     }
 
+    /// The same with the last part of every path only: a model that is given away does not tell
+    /// where its maker keeps things.
+    pub fn without_folders(&self) -> Self {
+        let last = |path: &PathBuf| path.file_name().map_or_else(|| path.clone(), PathBuf::from);
+        Self {
+            data: last(&self.data),
+            val: self.val.as_ref().map(last),
+            weights: self.weights.as_ref().map(last),
+            ..self.clone()
+        }
+    }
+
     /// Checks every range.
     ///
     /// # Errors
@@ -278,10 +291,15 @@ impl Settings {
             t.lowest_rate.to_string(),
             "above 0 and at most 1",
         )?;
-        check(t.weight_decay >= 0.0, "weight-decay", t.weight_decay.to_string(), "at least 0")?;
-        check(share(t.warmup), "warmup", t.warmup.to_string(), "from 0 to below 1")?;
-        check(share(t.smoothing), "smoothing", t.smoothing.to_string(), "from 0 to below 1")?;
-        check(t.clip > 0.0, "clip", t.clip.to_string(), "above 0")?;
+        check(t.weight_decay >= 0.0, "--weight-decay", t.weight_decay.to_string(), "at least 0")?;
+        check(share(t.warmup), "--warmup", t.warmup.to_string(), "from 0 to below 1")?;
+        check(
+            share(t.smoothing),
+            "--label-smoothing",
+            t.smoothing.to_string(),
+            "from 0 to below 1",
+        )?;
+        check(t.clip > 0.0, "--clip", t.clip.to_string(), "above 0")?;
         let budget = self.time_budget.unwrap_or(1.0);
         check(budget > 0.0, "--time-budget", budget.to_string(), "above 0")?;
         let named = self.strategy != Strategy::Partial || self.unfreeze_from.is_some();

@@ -1,9 +1,11 @@
 //! Whole runs on small pictures made here.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_learn::{
     Event, Hint, LearnError, Model, RunContext, RunOptions, Settings, Strategy, Watch, train,
@@ -164,11 +166,15 @@ fn every_strategy_trains_what_it_should() {
         let moved = |name: &str| {
             outcome.model.network.parameters()[name].to_vec() != start.parameters()[name].to_vec()
         };
-        assert_eq!(moved("conv_stem.weight"), !matches!(strategy, Strategy::Features | Strategy::Partial), "{strategy}");
+        assert_eq!(
+            moved("conv_stem.weight"),
+            !matches!(strategy, Strategy::Features | Strategy::Partial),
+            "{strategy}"
+        );
         assert_eq!(moved("conv_head.weight"), strategy.trains_body(), "{strategy}");
         let statistics = matches!(strategy, Strategy::PretrainedInit | Strategy::Scratch);
         assert_eq!(moved("bn2.running_mean"), statistics, "{strategy}");
-        assert_eq!(outcome.history.is_empty(), false, "{strategy}");
+        assert!(!outcome.history.is_empty(), "{strategy}");
         assert!(outcome.report.val.is_some());
     }
 }
@@ -246,10 +252,8 @@ fn refusals_say_what_and_how_to_mend_it() {
     let (message, hint) = refused(&Settings { backbone: "resnet18".into(), ..settings() });
     assert_eq!(message, "`resnet18` comes without weights");
     assert!(hint.contains("--weights"));
-    let partial = Settings {
-        unfreeze_from: Some("blocks.12".into()),
-        ..small(&data, Strategy::Partial)
-    };
+    let partial =
+        Settings { unfreeze_from: Some("blocks.12".into()), ..small(&data, Strategy::Partial) };
     let (message, hint) = refused(&partial);
     assert!(message.contains("no layer `blocks.12`") && hint.contains("refit layers"), "{message}");
 
@@ -292,11 +296,17 @@ fn weights_of_another_architecture_are_refused_with_the_way_out() {
     let settings = Settings { weights: Some(file.clone()), ..small(&data, Strategy::Features) };
     let error = train(&settings, &context(None), &()).unwrap_err();
     let message = error.to_string();
-    assert!(message.contains("are not efficientnet_lite0's") && message.contains("missing"), "{message}");
+    assert!(
+        message.contains("are not efficientnet_lite0's") && message.contains("missing"),
+        "{message}"
+    );
     let hint = error.hint().unwrap();
-    assert!(hint.contains("do not transfer between architectures") && hint.contains("distillation"));
+    assert!(
+        hint.contains("do not transfer between architectures") && hint.contains("distillation")
+    );
     // The right architecture takes them, even with a head of another size.
-    let headed = resnet.edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear }], 0).unwrap();
+    let headed =
+        resnet.edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear }], 0).unwrap();
     refit_net::model_file::save(&file, &headed, &serde_json::json!({})).unwrap();
     let settings = Settings { backbone: "resnet18".into(), ..settings };
     train(&settings, &context(None), &()).unwrap();
@@ -329,7 +339,8 @@ fn a_last_batch_of_one_trains() {
 fn a_gif_is_used_and_said_so() {
     let dir = tempfile::tempdir().unwrap();
     pictures(dir.path(), &[4, 4]);
-    let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    let gif =
+        b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
     fs::write(dir.path().join("blue/trap.jpg"), gif).unwrap();
     let log = Log::default();
     let outcome = train(&small(dir.path(), Strategy::Features), &context(None), &log).unwrap();

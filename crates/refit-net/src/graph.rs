@@ -144,7 +144,11 @@ impl Graph {
     }
 
     pub(crate) fn unknown(&self, name: &str) -> GraphError {
-        let names = self.nodes.iter().map(|n| n.name.as_str());
+        // A layer's name and every block's above it.
+        let names = self.nodes.iter().flat_map(|n| {
+            let dots = n.name.match_indices('.').map(|(at, _)| &n.name[..at]);
+            dots.chain([n.name.as_str()])
+        });
         let nearest = nearest(name, names).unwrap_or_default().to_owned();
         GraphError::UnknownLayer { net: self.name.clone(), layer: name.to_owned(), nearest }
     }

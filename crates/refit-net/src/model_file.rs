@@ -191,7 +191,7 @@ mod tests {
                 "" => Default::default(),
                 json => [(KEY.to_owned(), json.to_owned())].into(),
             };
-            state_dict::write_safetensors(&path, tensors.into_iter(), &metadata).unwrap();
+            state_dict::write_safetensors(&path, tensors, &metadata).unwrap();
             load(&path, &Device::default()).unwrap_err()
         };
         let error = write("");

@@ -1,5 +1,7 @@
 //! Frozen is frozen; everything else moves.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -47,8 +49,7 @@ fn steps(mut net: Network, count: usize, n: usize) -> Network {
     let training = Training::new(&net);
     for step in 0..count {
         let boundary = training.run_frozen(images(n, step as f32));
-        let options =
-            TrainingOptions { norms: NormStatistics::Batch, dropout_key: step as u64 };
+        let options = TrainingOptions { norms: NormStatistics::Batch, dropout_key: step as u64 };
         let pass = training.pass(&net, boundary, options);
         let loss = pass.logits.clone().powf_scalar(2.0).mean()
             + pass.logits.clone().slice([0..n, 0..1]).mean();
@@ -73,7 +74,10 @@ fn what_is_frozen_is_bit_equal_after_steps_and_all_else_moved() {
         (vec![Edit::UnfreezeFrom { layer: "block2".into() }], vec!["stem", "bn", "block1"]),
         // A frozen layer above trained ones: its gradient passes, its values stay.
         (vec![Edit::Freeze { layers: "block2".into() }], vec!["block2"]),
-        (vec![Edit::Freeze { layers: "*bn*".into() }], vec!["bn", "block1.bn1", "block1.bn2", "block2.bn1", "block2.bn2"]),
+        (
+            vec![Edit::Freeze { layers: "*bn*".into() }],
+            vec!["bn", "block1.bn1", "block1.bn2", "block2.bn1", "block2.bn2"],
+        ),
         (vec![], vec![]),
     ] {
         let before = network().edit(&edits, 0).unwrap();
@@ -166,7 +170,8 @@ fn gradients_equal_finite_differences() {
                 values[index] += offset;
                 let mut moved = net.clone();
                 let len = values.len();
-                moved.set(&name, Tensor::from_data(TensorData::new(values, [len]), &Device::flex()));
+                moved
+                    .set(&name, Tensor::from_data(TensorData::new(values, [len]), &Device::flex()));
                 loss(&moved).0.into_scalar()
             };
             // ReLUs bend: of three steps, one lies within the straight part.
@@ -203,7 +208,10 @@ fn the_boundary_is_where_training_begins() {
     assert_eq!(boundary(&[Edit::FreezeBody]), ["mean"]);
     assert_eq!(boundary(&[Edit::UnfreezeFrom { layer: "block2".into() }]), ["pool"]);
     // From the middle of a block two values enter: the branch's and the shortcut's.
-    assert_eq!(boundary(&[Edit::UnfreezeFrom { layer: "block2.pw".into() }]), ["pool", "block2.act"]);
+    assert_eq!(
+        boundary(&[Edit::UnfreezeFrom { layer: "block2.pw".into() }]),
+        ["pool", "block2.act"]
+    );
     let head = Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear };
     assert_eq!(boundary(&[head, Edit::FreezeBody]), ["mean"]);
 }
@@ -228,20 +236,17 @@ fn operations_equal_burns_own() {
     let geometry = Geometry::new(&conv, 16, 16);
     let plain = module::conv2d(x.clone(), weight.clone(), Some(shift.clone()), options);
     let skip = plain.clone() * 0.5;
-    let fused = ops::convolve_fused(
-        x,
-        weight,
-        shift,
-        Some(skip.clone()),
-        geometry,
-        Activation::Relu,
-    );
+    let fused =
+        ops::convolve_fused(x, weight, shift, Some(skip.clone()), geometry, Activation::Relu);
     let close = |a: Tensor<4>, b: Tensor<4>| {
         let worst: f32 = (a - b).abs().max().into_scalar();
         assert!(worst < 1e-5, "{worst}");
     };
     close(fused, relu(plain.clone() + skip.clone()));
-    close(ops::add_activate(plain.clone(), skip.clone(), Activation::Relu6), (plain.clone() + skip).clamp(0.0, 6.0));
+    close(
+        ops::add_activate(plain.clone(), skip.clone(), Activation::Relu6),
+        (plain.clone() + skip).clamp(0.0, 6.0),
+    );
     let pool = MaxPool { window: 3, stride: 2, padding: 1 };
     let pooled = module::max_pool2d(
         plain.clone(),
@@ -257,7 +262,12 @@ fn operations_equal_burns_own() {
     let scale = Tensor::<1>::from_data([1.0, 2.0, -1.0, 0.5, 0.0, 3.0], &Device::flex());
     let expected = plain.clone() * scale.clone().reshape([1, 6, 1, 1]) + 0.25;
     close(
-        ops::scale_shift(plain, scale, Tensor::full([6], 0.25, &Device::flex()), Activation::Identity),
+        ops::scale_shift(
+            plain,
+            scale,
+            Tensor::full([6], 0.25, &Device::flex()),
+            Activation::Identity,
+        ),
         expected,
     );
 }

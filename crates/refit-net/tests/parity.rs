@@ -1,6 +1,8 @@
 //! Every network against PyTorch's float64 results, recorded in tests/golden by
 //! tools/golden_networks.py.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,13 @@ fn check_forward(name: &str) {
     let golden = Golden::open(name);
     let batch: usize = golden.json("batch");
     let inner = golden.file.metadata()["inner"].clone();
-    let compiled = golden.network.compile(&[&inner, golden.network.graph().nodes()[golden.network.graph().output()].name.as_str()]).unwrap();
+    let compiled = golden
+        .network
+        .compile(&[
+            &inner,
+            golden.network.graph().nodes()[golden.network.graph().output()].name.as_str(),
+        ])
+        .unwrap();
     for tensor in golden.file.names().filter(|n| n.ends_with(".logits")) {
         let size = tensor.trim_end_matches(".logits");
         let (h, w) = size.split_once('x').unwrap();
@@ -27,7 +35,7 @@ fn check_forward(name: &str) {
             golden.error(&format!("{size}.{inner}"), &values[0].to_vec()),
             golden.error(tensor, &values[1].to_vec()),
         ];
-        println!("{name} {size}: {inner} {:.1e}, logits {:.1e}", errors[0], errors[1]);
+        eprintln!("{name} {size}: {inner} {:.1e}, logits {:.1e}", errors[0], errors[1]);
         assert!(errors.iter().all(|&e| e <= FORWARD), "{name} {size}: {errors:?}");
     }
 }
@@ -92,11 +100,10 @@ fn check_gradients(name: &str, norms: NormStatistics, tolerance: f64) {
     assert!(golden.error("loss", &[value]) <= FORWARD, "{name}: loss {value}");
 
     let gradients = pass.gradients(&loss);
-    let values =
-        |name: &str| -> Vec<f32> { gradients[name].to_data().iter::<f32>().collect() };
+    let values = |name: &str| -> Vec<f32> { gradients[name].to_data().iter::<f32>().collect() };
     for tensor in golden.file.names().filter(|n| n.starts_with("gradient.")) {
         let error = golden.error(tensor, &values(&tensor["gradient.".len()..]));
-        println!("{name} {tensor}: {error:.1e}");
+        eprintln!("{name} {tensor}: {error:.1e}");
         assert!(error <= tolerance, "{name} {tensor}: {error:.1e}");
     }
     check_norms(&golden, &values, tolerance);

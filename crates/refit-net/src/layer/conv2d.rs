@@ -128,7 +128,7 @@ impl Conv {
         if !sane || self.groups == 0 || self.channels == 0 {
             return Err(Misfit("has a kernel, stride, dilation, group or width of zero".into()));
         }
-        if channels % self.groups != 0 || self.channels % self.groups != 0 {
+        if ![channels, self.channels].iter().all(|c| c.is_multiple_of(self.groups)) {
             return Err(Misfit(format!(
                 "splits {channels} input and {} output channels into {} groups",
                 self.channels, self.groups

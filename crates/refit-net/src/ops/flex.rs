@@ -34,7 +34,9 @@ impl CnnOps for Flex {
     ) -> FloatTensor<Self> {
         let plane = x.layout().shape()[2] * x.layout().shape()[3];
         let (scale, shift) = (contiguous(scale), contiguous(shift));
-        in_place(x, |y| scale_shift_clamp(y, plane, values(&scale), values(&shift), activation.bounds()))
+        in_place(x, |y| {
+            scale_shift_clamp(y, plane, values(&scale), values(&shift), activation.bounds())
+        })
     }
 
     fn add_activate(

@@ -11,9 +11,9 @@ use refit_net::{Network, zoo};
 
 /// `u(name, i)` of tools/README.md: FNV-1a of the name, then splitmix64; 24 bits in `[0, 1)`.
 fn uniform(name: &str, i: u64) -> f64 {
-    let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let fnv = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut z = fnv.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -39,7 +39,7 @@ fn parameter(name: &str, shape: &[usize], gain: f64, bias: [f64; 2]) -> Vec<f32>
             0.8 + 0.4 * uniform(name, i)
         } else {
             let fan_in = (len / shape[0]) as f64;
-            let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = if i.is_multiple_of(2) { 1.0 } else { -1.0 };
             sign * symmetric(name, i / 2) * (gain / fan_in).sqrt()
         }
     };
@@ -54,16 +54,15 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.safetensors"));
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.safetensors"));
         let file = StateDict::read(path).unwrap();
-        let mut network = zoo::find(&file.metadata()["network"]).unwrap().random(0, &Device::flex());
+        let mut network =
+            zoo::find(&file.metadata()["network"]).unwrap().random(0, &Device::flex());
         let gain: f64 = file.metadata()["gain"].parse().unwrap();
         let bias: [f64; 2] = serde_json::from_str(&file.metadata()["bias"]).unwrap();
-        let shapes: BTreeMap<String, Vec<usize>> = network
-            .parameters()
-            .iter()
-            .map(|(name, p)| (name.clone(), p.shape.clone()))
-            .collect();
+        let shapes: BTreeMap<String, Vec<usize>> =
+            network.parameters().iter().map(|(name, p)| (name.clone(), p.shape.clone())).collect();
         for (name, shape) in shapes {
             let values = parameter(&name, &shape, gain, bias);
             let len = values.len();
@@ -94,10 +93,8 @@ impl Golden {
         assert_eq!(ours.len(), theirs.len(), "values of {tensor}");
         let largest = theirs.iter().fold(0.0_f64, |m, v| m.max(f64::from(v.abs())));
         assert!(largest > 0.0, "{tensor} is all zeros");
-        let worst = ours
-            .iter()
-            .zip(&theirs)
-            .fold(0.0_f64, |m, (a, b)| m.max(f64::from((a - b).abs())));
+        let worst =
+            ours.iter().zip(&theirs).fold(0.0_f64, |m, (a, b)| m.max(f64::from((a - b).abs())));
         worst / largest
     }
 }

@@ -101,9 +101,10 @@ struct TrainOptions {
     #[arg(long, value_name = "KIND", default_value = "linear", value_parser = arguments::head)]
     head: HeadKind,
 
-    /// Views of each image that `features` learns from: the plain one and augmented ones
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    views: usize,
+    /// Views of each image that `features` learns from: plain, mirrored, then augmented ones
+    /// [default: 2]
+    #[arg(long, value_name = "N")]
+    views: Option<usize>,
 
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -210,7 +211,7 @@ impl TrainOptions {
             unfreeze_from: self.unfreeze_from,
             backbone: zoo::find(&self.backbone)?.name.to_owned(),
             head: self.head,
-            views: self.views,
+            views: self.views.unwrap_or(2),
             seed: self.seed,
             strict: self.strict,
             balance: match self.balance {
@@ -279,7 +280,7 @@ impl TrainOptions {
             }
             _ => {}
         }
-        if self.views > 1 && self.strategy != Strategy::Features {
+        if self.views.is_some() && self.strategy != Strategy::Features {
             return idle("--views", "features");
         }
         if self.weights.is_some() && self.strategy == Strategy::Scratch {

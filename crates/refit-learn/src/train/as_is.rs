@@ -1,0 +1,74 @@
+//! `as-is`: the pretrained network judged on classes that it knows.
+
+use std::time::Instant;
+
+use refit_data::Sample;
+use refit_net::zoo;
+
+use super::start::Start;
+use super::{Outcome, Report, Run, Seconds};
+use crate::error::LearnError;
+use crate::model::Model;
+use crate::settings::Strategy;
+
+impl Run<'_> {
+    /// The pretrained network judged on classes that it knows.
+    pub(super) fn as_is(&self, start: Start) -> Result<Outcome, LearnError> {
+        let known: Vec<(&str, &str)> = zoo::imagenet_classes().collect();
+        let find =
+            |class: &String| known.iter().position(|&(id, name)| same_class(class, id, name));
+        let mapped: Vec<Option<usize>> = self.dataset.classes.iter().map(find).collect();
+        let foreign: Vec<String> = self
+            .dataset
+            .classes
+            .iter()
+            .zip(&mapped)
+            .filter(|(_, m)| m.is_none())
+            .map(|(c, _)| c.clone())
+            .collect();
+        let labels: Option<Vec<usize>> = mapped.into_iter().collect();
+        let Some(labels) = labels else {
+            let backbone = self.settings.backbone.clone();
+            return Err(LearnError::ForeignClasses { backbone, classes: foreign });
+        };
+        let mut images = self.checked_images()?;
+        self.folder.begin(self.settings, &images, self.context.resume)?;
+        for sample in images.train.iter_mut().chain(&mut images.val).chain(&mut images.test) {
+            sample.label = labels[sample.label];
+        }
+        let classes: Vec<String> = known.iter().map(|&(_, name)| name.to_owned()).collect();
+        let began = Instant::now();
+        let judge = |samples: &[Sample], what| {
+            self.judge_as(&start.network, &start.preprocess, samples, what, &classes)
+        };
+        let (val, test) = (judge(&images.val, "validation")?, judge(&images.test, "test")?);
+        let mut card = self.card(start.preprocess, start.weights, &images, val.clone());
+        card.classes.clone_from(&classes);
+        let report = Report {
+            strategy: Strategy::AsIs,
+            backbone: self.settings.backbone.clone(),
+            classes,
+            val,
+            test,
+            images: images.count(),
+            skipped: images.skipped,
+            seconds: Seconds {
+                total: self.started.elapsed().as_secs_f64(),
+                evaluation: began.elapsed().as_secs_f64(),
+                ..Seconds::default()
+            },
+            parameters: [0, start.network.parameter_count()],
+            strength: None,
+            best_epoch: None,
+        };
+        let model = Model { network: start.network, card };
+        Ok(Outcome { model, report, history: vec![] })
+    }
+}
+
+/// Whether a folder's name means a class of the network: its WordNet id, alone or before its name,
+/// or its name, in any case and with `_` for spaces.
+fn same_class(folder: &str, id: &str, name: &str) -> bool {
+    let plain = |s: &str| s.to_lowercase().replace(['_', '-'], " ");
+    folder == id || folder.starts_with(&format!("{id}_")) || plain(folder) == plain(name)
+}

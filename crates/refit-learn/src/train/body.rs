@@ -1,0 +1,135 @@
+//! Gradient descent through the layers that a strategy does not freeze.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use refit_data::{
+    DataError, DecodeOptions, ImageCache, Loader, LoaderOptions, Preprocess, Sample, Stream,
+    Strictness,
+};
+use refit_net::{Edit, Network, Training};
+
+use super::images::Images;
+use super::{Learned, Run, labels};
+use crate::error::LearnError;
+use crate::fit::{Epoch, Feed, FitOptions, Step, fit};
+use crate::loss::balanced_weights;
+use crate::metrics::Metrics;
+use crate::settings::{ClassBalance, Strategy, TrainingSettings};
+
+impl Run<'_> {
+    pub(super) fn class_weights(&self, labels: &[usize]) -> Vec<f32> {
+        let classes = self.dataset.classes.len();
+        match self.settings.balance {
+            ClassBalance::Images => vec![1.0; classes],
+            ClassBalance::Classes => balanced_weights(labels, classes),
+        }
+    }
+
+    /// Trains the layers that the strategy does not freeze.
+    pub(super) fn body(
+        &self,
+        learned: Learned,
+        preprocess: &Preprocess,
+        images: &Images,
+    ) -> Result<Learned, LearnError> {
+        let edit = match (&self.settings.strategy, &self.settings.unfreeze_from) {
+            (Strategy::Partial, Some(layer)) => Edit::UnfreezeFrom { layer: layer.clone() },
+            _ => Edit::Unfreeze { layers: "*".into() },
+        };
+        let network = learned.network.edit(&[edit], self.settings.seed)?;
+        // Twice the input's side leaves random crops their detail.
+        let side = 2 * preprocess.size as u32;
+        let cache = ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30);
+        let feed = ImageFeed {
+            run: self,
+            preprocess,
+            images,
+            labels: labels(&images.train),
+            cache: Arc::new(cache),
+        };
+        let checkpoints = self.folder.checkpoints();
+        let fitted = self.fit(network, &feed, &self.settings.training, checkpoints.as_deref())?;
+        Ok(Learned { strength: learned.strength, ..fitted })
+    }
+
+    pub(super) fn fit(
+        &self,
+        network: Network,
+        feed: &dyn Feed,
+        training: &TrainingSettings,
+        checkpoints: Option<&Path>,
+    ) -> Result<Learned, LearnError> {
+        let options = FitOptions {
+            training,
+            class_weights: &self.class_weights(feed.labels()),
+            seed: self.settings.seed,
+            time_budget: self.settings.time_budget,
+            started: self.started,
+            checkpoints,
+            log: &|history| self.write_log(history),
+        };
+        let fitted = fit(network, feed, &options, self.watch)?;
+        let best_epoch = Some(fitted.best);
+        Ok(Learned { network: fitted.network, history: fitted.history, best_epoch, strength: None })
+    }
+
+    pub(super) fn write_log(&self, history: &[Epoch]) -> Result<(), LearnError> {
+        let line = |e| serde_json::to_string(e).expect("numbers serialize") + "\n";
+        let text: String = history.iter().map(line).collect();
+        self.folder.write("log.jsonl", text.as_bytes())
+    }
+}
+
+/// Steps from augmented images.
+struct ImageFeed<'a> {
+    run: &'a Run<'a>,
+    preprocess: &'a Preprocess,
+    images: &'a Images,
+    labels: Vec<usize>,
+    cache: Arc<ImageCache>,
+}
+
+impl Feed for ImageFeed<'_> {
+    fn labels(&self) -> &[usize] {
+        &self.labels
+    }
+
+    fn epoch(
+        &self,
+        training: &Training,
+        epoch: usize,
+        order: Vec<usize>,
+        each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
+    ) -> Result<(), LearnError> {
+        let settings = self.run.settings;
+        let (cache, pipeline) = (Arc::clone(&self.cache), *self.preprocess);
+        let (augment, seed) = (settings.training.augment, settings.seed);
+        let options = LoaderOptions {
+            batch_size: settings.training.batch,
+            size: pipeline.size,
+            workers: self.run.context.workers,
+            ahead: 2,
+            strictness: Strictness::Strict,
+        };
+        let make = move |sample: &Sample, index: usize, out: &mut [f32]| -> Result<(), DataError> {
+            let image = cache.get(&sample.path)?;
+            let mut stream = Stream::new(seed, "augment", &[epoch as u64, index as u64]);
+            augment.apply_into(&image, &pipeline, &mut stream, out);
+            Ok(())
+        };
+        for batch in Loader::new(self.images.train.clone(), order, options, make) {
+            let batch = batch?;
+            let shape = [batch.n, 3, batch.size, batch.size];
+            let data = TensorData::new(batch.images, shape);
+            let images = Tensor::from_data(data, &Device::flex());
+            each(Step { boundary: training.run_frozen(images), labels: batch.labels })?;
+        }
+        Ok(())
+    }
+
+    fn validate(&self, net: &Network) -> Result<Option<Metrics>, LearnError> {
+        self.run.judge(net, self.preprocess, &self.images.val, "validation")
+    }
+}

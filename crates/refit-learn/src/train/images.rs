@@ -1,0 +1,143 @@
+//! The images of a run, and their features.
+
+use refit_data::check::{CheckOptions, Fingerprint, check_readable};
+use refit_data::{Augment, ContentHash, DecodeOptions, Sample, Skipped};
+
+use super::Run;
+use super::start::Start;
+use crate::error::LearnError;
+use crate::extract::{ExtractOptions, Features, extract};
+use crate::settings::Strategy;
+use crate::watch::{Event, stage};
+
+/// The images of a run after the unreadable ones are left out.
+pub(super) struct Images {
+    pub train: Vec<Sample>,
+    pub val: Vec<Sample>,
+    pub test: Vec<Sample>,
+    pub skipped: Vec<Skipped>,
+    pub fingerprint: String,
+}
+
+impl Images {
+    pub fn count(&self) -> usize {
+        self.train.len() + self.val.len() + self.test.len()
+    }
+}
+
+/// Features of the images to learn from, and of those to judge by: validation, then test.
+pub(super) struct SplitFeatures {
+    pub learned: Features,
+    pub judged: Features,
+}
+
+impl Run<'_> {
+    /// Features of all images; the training ones with their other views.
+    pub(super) fn features(&self, start: &Start) -> Result<SplitFeatures, LearnError> {
+        let samples = self.samples();
+        let (train, rest) = samples.split_at(self.dataset.train.len());
+        let views =
+            if self.settings.strategy == Strategy::Features { self.settings.views } else { 1 };
+        let take = |samples: &[Sample], views: usize| {
+            let options = ExtractOptions {
+                run: self.run_options(),
+                views,
+                augment: Augment::standard(),
+                seed: self.settings.seed,
+                cache: self.context.cache.clone(),
+            };
+            extract(&start.network, &start.preprocess, samples, &options, self.watch)
+        };
+        let features = SplitFeatures { learned: take(train, views)?, judged: take(rest, 1)? };
+        let SplitFeatures { learned, judged } = &features;
+        self.watch.event(Event::Note(format!(
+            "features of {} images in {:.1} s, {} rows computed and {} from the cache",
+            learned.readable.len() + judged.readable.len(),
+            learned.seconds + judged.seconds,
+            learned.computed + judged.computed,
+            learned.rows.len() / learned.dim + judged.rows.len() / judged.dim
+                - learned.computed
+                - judged.computed
+        )));
+        Ok(features)
+    }
+
+    pub(super) fn images_with(&self, features: &SplitFeatures) -> Result<Images, LearnError> {
+        let SplitFeatures { learned, judged } = features;
+        let offset = self.dataset.train.len();
+        let readable: Vec<usize> = learned
+            .readable
+            .iter()
+            .copied()
+            .chain(judged.readable.iter().map(|i| i + offset))
+            .collect();
+        let hashes: Vec<ContentHash> =
+            learned.hashes.iter().chain(&judged.hashes).copied().collect();
+        let skipped = learned.skipped.iter().chain(&judged.skipped).cloned().collect();
+        self.images(&readable, &hashes, skipped)
+    }
+
+    pub(super) fn checked_images(&self) -> Result<Images, LearnError> {
+        let options = CheckOptions {
+            workers: self.context.workers,
+            strictness: self.run_options().strictness,
+            decode: DecodeOptions::default(),
+        };
+        let samples = self.samples();
+        let checked = stage(self.watch, "check", samples.len(), || {
+            let advance = |_: usize, _: usize| self.watch.event(Event::Advance { items: 1 });
+            check_readable(&samples, &options, &|_| false, Some(&advance))
+        })?;
+        let hashes: Vec<ContentHash> =
+            checked.readable.iter().filter_map(|&i| checked.hashes[i]).collect();
+        self.images(&checked.readable, &hashes, checked.skipped)
+    }
+
+    pub(super) fn images(
+        &self,
+        readable: &[usize],
+        hashes: &[ContentHash],
+        skipped: Vec<Skipped>,
+    ) -> Result<Images, LearnError> {
+        for skip in &skipped {
+            let text = format!("{} is left out: {}", skip.path.display(), skip.reason);
+            self.watch.event(Event::Warning(text));
+        }
+        let samples = self.samples();
+        let (trains, vals) = (self.dataset.train.len(), self.dataset.val.len());
+        let mut images = Images {
+            train: vec![],
+            val: vec![],
+            test: vec![],
+            skipped,
+            fingerprint: String::new(),
+        };
+        let mut fingerprint = Fingerprint::new();
+        for (&index, hash) in readable.iter().zip(hashes) {
+            let sample = samples[index].clone();
+            let (part, split) = match index {
+                i if i < trains => ("train", &mut images.train),
+                i if i < trains + vals => ("val", &mut images.val),
+                _ => ("test", &mut images.test),
+            };
+            fingerprint.add(part, &self.dataset.classes[sample.label], hash);
+            split.push(sample);
+        }
+        images.fingerprint = blake3::Hash::from_bytes(fingerprint.finish()).to_hex().to_string();
+        self.check_classes(&images)?;
+        Ok(images)
+    }
+
+    /// Every class must have kept a readable training image.
+    pub(super) fn check_classes(&self, images: &Images) -> Result<(), LearnError> {
+        let lost = (0..self.dataset.classes.len())
+            .find(|&class| images.train.iter().all(|s| s.label != class));
+        match lost {
+            None => Ok(()),
+            Some(class) => Err(LearnError::NoTrainingImages {
+                class: self.dataset.classes[class].clone(),
+                path: self.settings.data.clone(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! A whole run: from settings and a folder of images to a model, its numbers and its folder.
+
+mod as_is;
+mod body;
+mod folder;
+mod head;
+mod images;
+mod judge;
+mod start;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use refit_data::{Dataset, Preprocess, Sample, Skipped, Strictness, cache};
+use refit_net::{Edit, Network, zoo};
+use serde::{Deserialize, Serialize};
+
+pub use folder::read_settings;
+
+use crate::error::LearnError;
+use crate::fit::Epoch;
+use crate::metrics::Metrics;
+use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
+use crate::settings::{Settings, Strategy};
+use crate::watch::Watch;
+use folder::RunFolder;
+use images::Images;
+use start::{Start, open_dataset, starting_point};
+
+/// How a run is carried out; nothing here changes its result.
+#[derive(Debug, Clone)]
+pub struct RunContext {
+    /// Where its files go; nowhere if none.
+    pub folder: Option<PathBuf>,
+    /// Whether the folder's run is continued.
+    pub resume: bool,
+    /// Threads that decode images.
+    pub workers: usize,
+    /// Where features are kept between runs; nowhere if none.
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for RunContext {
+    /// No folder, all processors, the user's cache.
+    fn default() -> Self {
+        Self {
+            folder: None,
+            resume: false,
+            workers: RunOptions::default().workers,
+            cache: cache::default_dir().map(|dir| dir.join("features")),
+        }
+    }
+}
+
+/// Where the time went, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Seconds {
+    /// All of it.
+    pub total: f64,
+    /// Decoding images and running them through the frozen network.
+    pub features: f64,
+    /// Fitting the head or training.
+    pub training: f64,
+    /// Judging the result.
+    pub evaluation: f64,
+}
+
+/// What a run found: the content of `metrics.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// How the network was used.
+    pub strategy: Strategy,
+    /// Which network.
+    pub backbone: String,
+    /// Class names in the model's order.
+    pub classes: Vec<String>,
+    /// On the validation images.
+    pub val: Option<Metrics>,
+    /// On the test images, where there are any.
+    pub test: Option<Metrics>,
+    /// Readable images, all splits together.
+    pub images: usize,
+    /// Unreadable ones.
+    pub skipped: Vec<Skipped>,
+    /// Where the time went.
+    pub seconds: Seconds,
+    /// Parameters that were trained, and all.
+    pub parameters: [usize; 2],
+    /// The penalty that cross-validation chose for a linear head.
+    pub strength: Option<f64>,
+    /// The epoch whose weights were kept, from 1.
+    pub best_epoch: Option<usize>,
+}
+
+/// A finished run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The model.
+    pub model: Model,
+    /// What it can do, and what it cost.
+    pub report: Report,
+    /// The epochs, where there were any.
+    pub history: Vec<Epoch>,
+}
+
+/// Carries out a run.
+///
+/// # Errors
+/// See [`LearnError`]; what was written before stays.
+pub fn train(
+    settings: &Settings,
+    context: &RunContext,
+    watch: &dyn Watch,
+) -> Result<Outcome, LearnError> {
+    settings.validate()?;
+    let started = Instant::now();
+    let architecture = zoo::find(&settings.backbone)?;
+    let device = Device::flex();
+    let dataset = open_dataset(settings, watch)?;
+    let folder = RunFolder::open(context)?;
+    let start = starting_point(architecture, settings, dataset.classes.len(), &device)?;
+    let run = Run { settings, context, watch, dataset, folder, started };
+    let outcome = match settings.strategy {
+        Strategy::AsIs => run.as_is(start),
+        _ => run.learn(start),
+    }?;
+    run.finish(&outcome)?;
+    Ok(outcome)
+}
+
+struct Run<'a> {
+    settings: &'a Settings,
+    context: &'a RunContext,
+    watch: &'a dyn Watch,
+    dataset: Dataset,
+    folder: RunFolder,
+    started: Instant,
+}
+
+/// What a strategy ends with.
+struct Learned {
+    network: Network,
+    history: Vec<Epoch>,
+    best_epoch: Option<usize>,
+    strength: Option<f64>,
+}
+
+impl Run<'_> {
+    fn run_options(&self) -> RunOptions {
+        RunOptions {
+            batch: 32,
+            workers: self.context.workers,
+            strictness: if self.settings.strict { Strictness::Strict } else { Strictness::Skip },
+        }
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        self.dataset.samples().cloned().collect()
+    }
+
+    /// Every strategy that trains something.
+    fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
+        let classes = self.dataset.classes.len();
+        let strategy = self.settings.strategy;
+        let transfers = !matches!(strategy, Strategy::Scratch | Strategy::PretrainedInit);
+        let mut seconds = Seconds::default();
+        let (images, features) = if transfers {
+            let features = self.features(&start)?;
+            seconds.features = features.learned.seconds + features.judged.seconds;
+            (self.images_with(&features)?, Some(features))
+        } else {
+            (self.checked_images()?, None)
+        };
+        self.folder.begin(self.settings, &images, self.context.resume)?;
+        let training_began = Instant::now();
+        let head = Edit::ReplaceHead { classes, kind: self.settings.head };
+        let network = start.network.edit(&[head], self.settings.seed)?;
+        let learned = match (strategy, &features) {
+            (Strategy::Features, Some(features)) => self.head(network, features, &images, true)?,
+            (_, Some(features)) => {
+                let learned = self.head(network, features, &images, false)?;
+                self.body(learned, &start.preprocess, &images)?
+            }
+            (_, None) => {
+                let fresh = Learned { network, history: vec![], best_epoch: None, strength: None };
+                self.body(fresh, &start.preprocess, &images)?
+            }
+        };
+        seconds.training = training_began.elapsed().as_secs_f64();
+        let evaluation_began = Instant::now();
+        let trained: usize = learned.network.trainable().map(|(_, p)| p.len()).sum();
+        let parameters = [trained, learned.network.parameter_count()];
+        let (val, test) = match (strategy, &features) {
+            (Strategy::Features, Some(features)) => {
+                self.judge_on_features(&learned.network, features, &images)
+            }
+            _ => (
+                self.judge(&learned.network, &start.preprocess, &images.val, "validation")?,
+                self.judge(&learned.network, &start.preprocess, &images.test, "test")?,
+            ),
+        };
+        seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
+        seconds.total = self.started.elapsed().as_secs_f64();
+        let card = self.card(start.preprocess, start.weights, &images, val.clone());
+        let report = Report {
+            strategy,
+            backbone: self.settings.backbone.clone(),
+            classes: self.dataset.classes.clone(),
+            val,
+            test,
+            images: images.count(),
+            skipped: images.skipped,
+            seconds,
+            parameters,
+            strength: learned.strength,
+            best_epoch: learned.best_epoch,
+        };
+        let model = Model { network: learned.network, card };
+        Ok(Outcome { model, report, history: learned.history })
+    }
+
+    fn card(
+        &self,
+        preprocess: Preprocess,
+        weights: Provenance,
+        images: &Images,
+        metrics: Option<Metrics>,
+    ) -> Card {
+        let mut train = vec![0; self.dataset.classes.len()];
+        images.train.iter().for_each(|s| {
+            if let Some(n) = train.get_mut(s.label) {
+                *n += 1
+            }
+        });
+        Card {
+            refit: env!("CARGO_PKG_VERSION").into(),
+            preprocess,
+            classes: self.dataset.classes.clone(),
+            settings: Some(self.settings.without_folders()),
+            data: Some(DataSummary {
+                fingerprint: images.fingerprint.clone(),
+                train,
+                val: images.val.len(),
+                test: images.test.len(),
+            }),
+            metrics,
+            temperature: 1.0,
+            weights,
+        }
+    }
+
+    fn finish(&self, outcome: &Outcome) -> Result<(), LearnError> {
+        let Some(folder) = &self.folder.0 else { return Ok(()) };
+        self.write_log(&outcome.history)?;
+        outcome.model.save(&folder.join("model.safetensors"))?;
+        let json = serde_json::to_string_pretty(&outcome.report).expect("numbers serialize");
+        self.folder.write("metrics.json", format!("{json}\n").as_bytes())
+    }
+}
+
+/// The images' classes.
+fn labels(samples: &[Sample]) -> Vec<usize> {
+    samples.iter().map(|s| s.label).collect()
+}

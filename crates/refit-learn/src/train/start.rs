@@ -1,0 +1,92 @@
+//! Where a run starts: its images and its network.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+use burn::tensor::Device;
+use refit_data::{Dataset, Preprocess, SourceOptions};
+use refit_net::state_dict::StateDict;
+use refit_net::zoo::Architecture;
+use refit_net::{Edit, HeadWeights, Network};
+
+use crate::error::LearnError;
+use crate::model::{Model, Provenance, preprocess_for};
+use crate::settings::{Settings, Strategy};
+use crate::watch::{Event, Watch};
+
+pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, LearnError> {
+    let options = SourceOptions {
+        val: settings.val.clone(),
+        val_fraction: settings.val_fraction,
+        seed: settings.seed,
+    };
+    let dataset = Dataset::open(&settings.data, &options)?;
+    dataset.notes.iter().for_each(|note| watch.event(Event::Note(note.clone())));
+    let (train, val, test) = (dataset.train.len(), dataset.val.len(), dataset.test.len());
+    let classes = dataset.classes.len();
+    let tests = if test > 0 { format!(", {test} test") } else { String::new() };
+    watch.event(Event::Note(format!(
+        "{classes} classes; {train} training, {val} validation{tests} images"
+    )));
+    note_gifs(&dataset, watch);
+    Ok(dataset)
+}
+
+/// A GIF may be an animation, or a placeholder among photographs: it is used, and said so.
+fn note_gifs(dataset: &Dataset, watch: &dyn Watch) {
+    let is_gif = |path: &Path| {
+        let mut magic = [0; 4];
+        let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+        read.is_ok() && &magic == b"GIF8"
+    };
+    let gifs: Vec<String> = dataset
+        .samples()
+        .filter(|s| is_gif(&s.path))
+        .map(|s| s.path.display().to_string())
+        .collect();
+    if let Some(first) = gifs.first() {
+        let others = match gifs.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let text = format!("{first}{others}: a GIF is used like any image, by its first frame");
+        watch.event(Event::Note(text));
+    }
+}
+
+/// The network that a run starts from.
+pub(super) struct Start {
+    pub network: Network,
+    pub preprocess: Preprocess,
+    pub weights: Provenance,
+}
+
+pub(super) fn starting_point(
+    architecture: &Architecture,
+    settings: &Settings,
+    classes: usize,
+    device: &Device,
+) -> Result<Start, LearnError> {
+    let preprocess = preprocess_for(&architecture.input);
+    let scratch = settings.strategy == Strategy::Scratch;
+    if scratch {
+        let head = Edit::ReplaceHead { classes, kind: settings.head };
+        let network = architecture.random(settings.seed, device).edit(&[head], settings.seed)?;
+        let source = format!("none: He initialization, seed {}", settings.seed);
+        let weights = Provenance { source, ..Provenance::default() };
+        return Ok(Start { network, preprocess, weights });
+    }
+    let Some(path) = &settings.weights else {
+        let model = Model::pretrained(architecture, None, device)?;
+        return Ok(Start { network: model.network, preprocess, weights: model.card.weights });
+    };
+    let head = match settings.strategy {
+        Strategy::AsIs => HeadWeights::Required,
+        _ => HeadWeights::Optional,
+    };
+    let mut network = architecture.random(settings.seed, device);
+    network.load(&StateDict::read(path)?, head)?;
+    let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(Start { network, preprocess, weights: Provenance { source, ..Provenance::default() } })
+}
