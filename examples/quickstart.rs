@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             outcome.report.seconds.total
         )?;
     }
-    writeln!(out, "\na few predictions:")?;
+    writeln!(out, "\na few predictions (of these, some were learned from):")?;
     for name in ["mammals/🦊.png", "fruit/🍓.png", "vehicles/🚜.png", "buildings/🏰.png"] {
         let probabilities = outcome.model.predict_file(&images.join(name))?;
         let classes = &outcome.model.card.classes;

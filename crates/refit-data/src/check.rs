@@ -22,12 +22,17 @@ pub enum Strictness {
 /// An image that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {
-    /// The file.
+    /// The file; a name that is not Unicode is written with replacement characters.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What is the matter, without the path.
     pub reason: String,
     /// How to mend it.
     pub hint: Option<String>,
+}
+
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl Skipped {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::Stream;
 use refit_net::state_dict::{Dtype, StateDict, write_safetensors};
-use refit_net::{HeadWeights, Network, Pass, Training, TrainingOptions, Value};
+use refit_net::{Network, Pass, Training, TrainingOptions, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -77,6 +77,8 @@ pub struct Fitted {
     pub history: Vec<Epoch>,
     /// The epoch whose weights these are, from 1.
     pub best: usize,
+    /// Seconds that earlier sessions of a resumed run took.
+    pub seconds_before: f64,
 }
 
 /// Everything beside the network that a fit is told.
@@ -93,6 +95,8 @@ pub struct FitOptions<'a> {
     pub started: Instant,
     /// Where checkpoints go; none keeps them in memory only.
     pub checkpoints: Option<&'a Path>,
+    /// Whether to go on from the checkpoint that is there.
+    pub resume: bool,
     /// Called with the account of each epoch so far, after its checkpoint is safe.
     pub log: &'a dyn Fn(&[Epoch]) -> Result<(), LearnError>,
 }
@@ -157,6 +161,8 @@ struct CheckpointRecord {
     history: Vec<Epoch>,
     best: Option<(usize, f64)>,
     counters: BTreeMap<String, u64>,
+    /// Seconds since the run began, all sessions together.
+    spent: f64,
 }
 
 const RECORD: &str = "refit-checkpoint";
@@ -174,9 +180,9 @@ impl State {
             before: 0.0,
             began: Instant::now(),
         };
-        if let Some(path) = options.checkpoints.map(checkpoint_file).filter(|p| p.exists()) {
+        let checkpoint = options.checkpoints.map(checkpoint_file);
+        if let Some(path) = checkpoint.filter(|p| options.resume && p.exists()) {
             state.restore(&path)?;
-            state.before = state.history.last().map_or(0.0, |e| e.seconds);
         }
         Ok(state)
     }
@@ -222,7 +228,7 @@ impl State {
             let key = Stream::new(options.seed, "dropout", &[epoch as u64, done]).next_u64();
             let n = step.labels.len();
             let (loss, norm) = self.train_step(training, step, options, key, rate)?;
-            if !loss.is_finite() {
+            if !loss.is_finite() || !norm.is_finite() {
                 return Err(LearnError::Diverged { epoch: epoch + 1, loss });
             }
             (losses, seen) = (losses + f64::from(loss) * n as f64, seen + n);
@@ -230,6 +236,10 @@ impl State {
             watch.event(Event::Advance { items: n });
             if watch.stops() { Err(LearnError::Stopped) } else { Ok(()) }
         })?;
+        let finite = |p: &refit_net::Parameter| p.to_vec().iter().all(|v| v.is_finite());
+        if !self.net.parameters().values().all(finite) {
+            return Err(LearnError::Diverged { epoch: epoch + 1, loss: f32::NAN });
+        }
         self.history.push(Epoch {
             epoch: epoch + 1,
             train_loss: (losses / seen.max(1) as f64) as f32,
@@ -262,8 +272,10 @@ impl State {
         let mut gradients = pass.gradients(&loss);
         // Gradients are complete here and not yet applied.
         let norm = clip_norm(&mut gradients, settings.clip);
-        self.optimizer.step(&mut self.net, gradients, rate);
-        pass.update_statistics(&mut self.net);
+        if norm.is_finite() {
+            self.optimizer.step(&mut self.net, gradients, rate);
+            pass.update_statistics(&mut self.net);
+        }
         Ok((loss.into_scalar(), norm))
     }
 
@@ -299,6 +311,7 @@ impl State {
             history: self.history.clone(),
             best: self.best.as_ref().filter(|b| b.loss.is_finite()).map(|b| (b.epoch, b.loss)),
             counters,
+            spent: self.before + options.started.elapsed().as_secs_f64(),
         };
         let json = serde_json::to_string(&record).expect("names and numbers serialize");
         let bytes =
@@ -334,13 +347,14 @@ impl State {
         }
         self.optimizer.restore(OptimizerState { tensors, counters: record.counters }, &device);
         self.history = record.history;
+        self.before = record.spent;
         Ok(())
     }
 
     fn finish(self) -> Fitted {
         let last = self.history.len();
         let (network, best) = self.best.map_or((self.net, last), |best| (best.net, best.epoch));
-        Fitted { network, history: self.history, best }
+        Fitted { network, history: self.history, best, seconds_before: self.before }
     }
 }
 
@@ -357,12 +371,17 @@ fn read_network(
     device: &Device,
 ) -> Result<bool, LearnError> {
     let names: Vec<String> = net.parameters().keys().cloned().collect();
-    if names.first().is_some_and(|n| !state.contains(&format!("{prefix}{n}"))) {
-        if !prefix.is_empty() {
-            return Ok(false);
+    if !prefix.is_empty() && names.iter().all(|n| !state.contains(&format!("{prefix}{n}"))) {
+        return Ok(false);
+    }
+    for name in &names {
+        let shape = state.get(&format!("{prefix}{name}")).map(|entry| entry.shape());
+        if shape != Some(net.parameters()[name].shape.as_slice()) {
+            return Err(LearnError::NoRun {
+                path: state.source().into(),
+                reason: format!("`{name}` is not as the settings make it"),
+            });
         }
-        // The account of what is missing is the loader's.
-        net.load(state, HeadWeights::Required)?;
     }
     for name in names {
         let values = state.get_f32(&format!("{prefix}{name}"))?;

@@ -153,8 +153,10 @@ impl Model {
                 (network, provenance)
             }
             Some(path) => {
-                let mut network = architecture.random(0, device);
-                network.load(&StateDict::read(path)?, HeadWeights::Required)?;
+                let state = StateDict::read(path)?;
+                let required = HeadWeights::Required;
+                let network =
+                    Network::with_weights(architecture.graph(), &state, required, 0, device)?;
                 let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
                 (network, Provenance { source: source.into(), ..Provenance::default() })
             }
@@ -195,6 +197,14 @@ impl Model {
         };
         let card: Card = serde_json::from_value(card).map_err(|e| damaged(e.to_string()))?;
         card.preprocess.validate()?;
+        if !(card.temperature > 0.0 && card.temperature.is_finite()) {
+            return Err(damaged(format!("a temperature of {}", card.temperature)));
+        }
+        let (graph, size) = (network.graph(), card.preprocess.size);
+        if graph.input_shape().channels() != 3 {
+            return Err(damaged(format!("images of {}", graph.input_shape())));
+        }
+        graph.shapes_at(size, size)?;
         let outputs = network.graph().nodes()[network.graph().output()].shape.elements();
         if outputs != card.classes.len() {
             let classes = card.classes.len();

@@ -147,9 +147,10 @@ fn rate_shares(net: &Network, lowest: f64) -> BTreeMap<String, f64> {
     let layer = |name: &str| name.rsplit_once('.').map_or(name, |(layer, _)| layer).to_owned();
     let mut layers: Vec<String> = names.iter().map(|name| layer(name)).collect();
     layers.dedup();
-    let last = (layers.len().max(2) - 1) as f64;
+    let count = layers.len();
+    let depth_at = |i: usize| if count > 1 { i as f64 / (count - 1) as f64 } else { 1.0 };
     let depth: BTreeMap<String, f64> =
-        layers.into_iter().enumerate().map(|(i, l)| (l, i as f64 / last)).collect();
+        layers.into_iter().enumerate().map(|(i, l)| (l, depth_at(i))).collect();
     let share = |name: &str| lowest.powf(1.0 - depth[&layer(name)]);
     names.into_iter().map(|name| (name.to_owned(), share(name))).collect()
 }
@@ -191,7 +192,9 @@ impl Schedule {
 /// Scales all gradients together so that their norm is at most `limit`; gives the norm it was
 /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
 pub fn clip_norm(gradients: &mut BTreeMap<String, Tensor<1>>, limit: f64) -> f64 {
-    let square = |g: &Tensor<1>| f64::from(g.clone().powf_scalar(2.0).sum().into_scalar::<f32>());
+    // In f64 and in one order: f32 squares overflow, and a parallel sum's order is not fixed.
+    let square =
+        |g: &Tensor<1>| g.to_data().iter::<f32>().map(|v| f64::from(v).powi(2)).sum::<f64>();
     let norm = gradients.values().map(square).sum::<f64>().sqrt();
     if norm > limit {
         let scale = limit / norm;
@@ -215,6 +218,19 @@ mod tests {
         let mut later = Schedule::new(20, 0.2, 7);
         assert_eq!(later.next_share(), shares[7]);
         assert!((Schedule::new(1, 0.5, 0).next_share() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rates_fall_towards_the_input_and_the_last_layer_has_the_full_one() {
+        let net = refit_net::zoo::find("resnet18").unwrap().random(0, &Device::default());
+        let shares = rate_shares(&net, 0.1);
+        assert!((shares["conv1.weight"] - 0.1).abs() < 1e-9);
+        assert!(
+            (shares["fc.weight"] - 1.0).abs() < 1e-9 && shares["fc.bias"] == shares["fc.weight"]
+        );
+        assert!(shares["layer1.0.conv1.weight"] < shares["layer4.0.conv1.weight"]);
+        let head = net.edit(&[refit_net::Edit::FreezeBody], 0).unwrap();
+        assert!((rate_shares(&head, 0.1)["fc.weight"] - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Tensor;
 
 use crate::graph::{GraphError, NodeId};
-use crate::layer::{Activation, BatchNorm, Conv, Layer, MaxPool};
+use crate::layer::{Activation, BatchNorm, Conv, Layer, MaxPool, Misfit};
 use crate::network::Network;
 use crate::ops::{self, Geometry};
 use crate::plan::{Plan, Step};
@@ -145,7 +145,16 @@ impl Network {
         let find = |names: &[&str]| -> Result<Vec<NodeId>, GraphError> {
             names.iter().map(|name| self.graph.find(name)).collect()
         };
-        Ok(Compiled::new(self, find(given)?, find(outputs)?))
+        let (given, outputs) = (find(given)?, find(outputs)?);
+        let compiled = Compiled::new(self, given, outputs);
+        match compiled.steps.iter().find(|(step, ..)| step.main == 0) {
+            None => Ok(compiled),
+            Some(_) => Err(GraphError::Misfit {
+                net: self.graph.name().to_owned(),
+                layer: self.graph.nodes()[0].name.clone(),
+                misfit: Misfit("is needed too, but not given".into()),
+            }),
+        }
     }
 
     /// Compiles the whole network, from images to its output.

@@ -327,6 +327,11 @@ impl Builder {
         if !head.is_empty() {
             graph.find(head)?;
         }
+        if graph.is_head(0) {
+            let (net, layer) = (graph.name, graph.nodes[0].name.clone());
+            let misfit = Misfit("is the images, but also the head".into());
+            return Err(GraphError::Misfit { net, layer, misfit });
+        }
         Ok(graph)
     }
 }
@@ -381,7 +386,7 @@ impl TryFrom<&GraphRecord> for Graph {
             return Err(refuse("input", "is not the first layer"));
         };
         if !matches!(shape, Shape::Map { channels, height, width }
-            if *channels > 0 && (1..=1 << 16).contains(height) && (1..=1 << 16).contains(width))
+            if (1..=1 << 12).contains(channels) && (1..=1 << 16).contains(height) && (1..=1 << 16).contains(width))
         {
             return Err(refuse(name, "has no sensible shape"));
         }

@@ -1,9 +1,11 @@
 //! Weights applied by name, with a full account.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::Hint;
 use crate::graph::is_under;
+use crate::layer::ParameterSpec;
 use crate::network::{Network, Parameter};
 use crate::state_dict::StateDict;
 
@@ -127,7 +129,8 @@ impl Network {
     /// If anything is missing, unused or of another shape (the head apart, where it is
     /// [`HeadWeights::Optional`]), or a value is not finite; `self` is as it was then.
     pub fn load(&mut self, state: &StateDict, head: HeadWeights) -> Result<LoadReport, LoadError> {
-        let report = self.compare(state);
+        let specs = self.specs();
+        let report = compare(&specs, state);
         if !report.fits(head, self.graph.head()) {
             return Err(LoadError::Other {
                 net: self.graph.name().to_owned(),
@@ -137,7 +140,7 @@ impl Network {
         }
         let mut loaded = Vec::with_capacity(report.applied.len());
         for name in &report.applied {
-            loaded.push((name.clone(), self.read(state, name)?));
+            loaded.push((name.clone(), self.read(state, name, &specs[name])?));
         }
         for (name, parameter) in loaded {
             self.parameters.insert(name, parameter);
@@ -145,26 +148,12 @@ impl Network {
         Ok(report)
     }
 
-    fn compare(&self, state: &StateDict) -> LoadReport {
-        let mut report = LoadReport::default();
-        for (name, parameter) in &self.parameters {
-            match state.get(name) {
-                None => report.missing.push(name.clone()),
-                Some(entry) if entry.shape() == parameter.shape.as_slice() => {
-                    report.applied.push(name.clone());
-                }
-                Some(entry) => {
-                    let theirs = entry.shape().to_vec();
-                    report.mismatched.push((name.clone(), parameter.shape.clone(), theirs));
-                }
-            }
-        }
-        let known = |name: &str| self.parameters.contains_key(name) || StateDict::is_counter(name);
-        report.unused = state.names().filter(|n| !known(n)).map(str::to_owned).collect();
-        report
-    }
-
-    fn read(&self, state: &StateDict, name: &str) -> Result<Parameter, LoadError> {
+    fn read(
+        &self,
+        state: &StateDict,
+        name: &str,
+        spec: &ParameterSpec,
+    ) -> Result<Parameter, LoadError> {
         let source_name = || state.source().to_owned();
         let values = state.get_f32(name).map_err(|e| LoadError::Unreadable {
             name: name.to_owned(),
@@ -174,9 +163,25 @@ impl Network {
         if !values.iter().all(|v| v.is_finite()) {
             return Err(LoadError::NotFinite { name: name.to_owned(), source_name: source_name() });
         }
-        let old = &self.parameters[name];
-        let spec =
-            crate::layer::ParameterSpec { suffix: "", shape: old.shape.clone(), role: old.role };
-        Ok(Parameter::new(&spec, values, self.device()))
+        Ok(Parameter::new(spec, values, self.device()))
     }
+}
+
+fn compare(specs: &BTreeMap<String, ParameterSpec>, state: &StateDict) -> LoadReport {
+    let mut report = LoadReport::default();
+    for (name, spec) in specs {
+        match state.get(name) {
+            None => report.missing.push(name.clone()),
+            Some(entry) if entry.shape() == spec.shape.as_slice() => {
+                report.applied.push(name.clone());
+            }
+            Some(entry) => {
+                let theirs = entry.shape().to_vec();
+                report.mismatched.push((name.clone(), spec.shape.clone(), theirs));
+            }
+        }
+    }
+    let known = |name: &str| specs.contains_key(name) || StateDict::is_counter(name);
+    report.unused = state.names().filter(|n| !known(n)).map(str::to_owned).collect();
+    report
 }

@@ -144,8 +144,7 @@ fn from_state_dict(
     let description: Description = serde_json::from_value(value).map_err(damaged)?;
     let graph = Graph::try_from(&description.graph)
         .map_err(|source| ModelFileError::Graph { path: path.clone(), source })?;
-    let mut network = Network::initialize(graph, 0, device);
-    network.load(state, HeadWeights::Required)?;
+    let mut network = Network::with_weights(graph, state, HeadWeights::Required, 0, device)?;
     for name in &description.frozen {
         let id = network.graph().find(name);
         let id = id.map_err(|source| ModelFileError::Graph { path: path.clone(), source })?;

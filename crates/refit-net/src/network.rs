@@ -10,6 +10,8 @@ use rand_distr::{Distribution, Normal};
 
 use crate::graph::{Graph, GraphError, NodeId};
 use crate::layer::{Layer, ParameterSpec, Role};
+use crate::load::{HeadWeights, LoadError};
+use crate::state_dict::StateDict;
 
 /// A parameter's value.
 #[derive(Debug, Clone)]
@@ -71,6 +73,44 @@ impl Network {
         };
         net.reinitialize(seed, |_| true);
         net
+    }
+
+    /// A network with the parameters of a state dict; where the head may differ
+    /// ([`HeadWeights::Optional`]) and does, it is initialized from `seed`.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn with_weights(
+        graph: Graph,
+        state: &StateDict,
+        head: HeadWeights,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let mut net = Self {
+            graph: Arc::new(graph),
+            parameters: BTreeMap::new(),
+            frozen: BTreeSet::new(),
+            device: device.clone(),
+        };
+        net.load(state, head)?;
+        let graph = Arc::clone(&net.graph);
+        let unfilled: BTreeSet<NodeId> = (0..graph.nodes().len())
+            .filter(|&id| net.node_parameters(id).count() < graph.parameters(id).len())
+            .collect();
+        net.reinitialize(seed, |id| unfilled.contains(&id));
+        Ok(net)
+    }
+
+    /// What every parameter should be, by name.
+    pub(crate) fn specs(&self) -> BTreeMap<String, ParameterSpec> {
+        let nodes = self.graph.nodes().iter().enumerate();
+        nodes
+            .flat_map(|(id, node)| {
+                let named = |spec: ParameterSpec| (format!("{}.{}", node.name, spec.suffix), spec);
+                self.graph.parameters(id).into_iter().map(named)
+            })
+            .collect()
     }
 
     /// Gives the parameters of every node that `which` picks their initial values.

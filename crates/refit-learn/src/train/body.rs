@@ -68,11 +68,19 @@ impl Run<'_> {
             time_budget: self.settings.time_budget,
             started: self.started,
             checkpoints,
-            log: &|history| self.write_log(history),
+            resume: self.context.resume,
+            // A first stage is done again on resume, and its epochs are not the run's.
+            log: &|history| if checkpoints.is_some() { self.write_log(history) } else { Ok(()) },
         };
         let fitted = fit(network, feed, &options, self.watch)?;
         let best_epoch = Some(fitted.best);
-        Ok(Learned { network: fitted.network, history: fitted.history, best_epoch, strength: None })
+        Ok(Learned {
+            network: fitted.network,
+            history: fitted.history,
+            best_epoch,
+            strength: None,
+            seconds_before: fitted.seconds_before,
+        })
     }
 
     pub(super) fn write_log(&self, history: &[Epoch]) -> Result<(), LearnError> {

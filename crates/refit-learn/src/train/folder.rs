@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::RunContext;
 use super::images::Images;
 use crate::error::LearnError;
+use crate::fit::checkpoint_file;
 use crate::settings::Settings;
 
 const SETTINGS: &str = "settings.toml";
@@ -41,9 +42,17 @@ impl RunFolder {
         }
         fs::create_dir_all(&checkpoints).map_err(|source| LearnError::Io {
             what: "make",
-            path: checkpoints,
+            path: checkpoints.clone(),
             source,
         })?;
+        if resume {
+            let files = [SETTINGS, "data.txt", "log.jsonl", "metrics.json", "model.safetensors"];
+            let files = files.map(|name| folder.join(name)).into_iter();
+            for file in files.chain([checkpoint_file(&checkpoints)]) {
+                // What a killed writer left is of no use, but does no harm either.
+                let _ = refit_net::atomic_file::remove_leftovers(&file);
+            }
+        }
         write(&data, fingerprint.as_bytes())?;
         if !resume {
             let text = toml::to_string_pretty(settings).expect("settings serialize");

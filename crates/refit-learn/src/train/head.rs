@@ -65,7 +65,7 @@ impl Run<'_> {
         network.set(&format!("{head}.weight"), tensor(model.weights));
         network.set(&format!("{head}.bias"), tensor(model.bias));
         self.watch.event(Event::Note(format!("linear head solved, penalty {strength:.2e}")));
-        Ok(Learned { network, history: vec![], best_epoch: None, strength: Some(strength) })
+        Ok(Learned { strength: Some(strength), ..Learned::at_once(network) })
     }
 
     pub(super) fn mlp_head(

@@ -50,14 +50,14 @@ impl Run<'_> {
         };
         let features = SplitFeatures { learned: take(train, views)?, judged: take(rest, 1)? };
         let SplitFeatures { learned, judged } = &features;
+        let rows = (learned.rows.len() + judged.rows.len()) / learned.dim;
+        let computed = learned.computed + judged.computed;
         self.watch.event(Event::Note(format!(
             "features of {} images in {:.1} s, {} rows computed and {} from the cache",
             learned.readable.len() + judged.readable.len(),
             learned.seconds + judged.seconds,
-            learned.computed + judged.computed,
-            learned.rows.len() / learned.dim + judged.rows.len() / judged.dim
-                - learned.computed
-                - judged.computed
+            computed,
+            rows.saturating_sub(computed)
         )));
         Ok(features)
     }

@@ -56,7 +56,7 @@ impl Default for RunContext {
 /// Where the time went, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Seconds {
-    /// All of it.
+    /// All of it, earlier sessions of a resumed run included.
     pub total: f64,
     /// Decoding images and running them through the frozen network.
     pub features: f64,
@@ -119,7 +119,7 @@ pub fn train(
     let device = Device::flex();
     let dataset = open_dataset(settings, watch)?;
     let folder = RunFolder::open(context)?;
-    let start = starting_point(architecture, settings, dataset.classes.len(), &device)?;
+    let start = starting_point(architecture, settings, &device)?;
     let run = Run { settings, context, watch, dataset, folder, started };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),
@@ -144,6 +144,15 @@ struct Learned {
     history: Vec<Epoch>,
     best_epoch: Option<usize>,
     strength: Option<f64>,
+    /// Seconds that earlier sessions of a resumed run took.
+    seconds_before: f64,
+}
+
+impl Learned {
+    /// A network as it is, without epochs.
+    fn at_once(network: Network) -> Self {
+        Self { network, history: vec![], best_epoch: None, strength: None, seconds_before: 0.0 }
+    }
 }
 
 impl Run<'_> {
@@ -182,10 +191,7 @@ impl Run<'_> {
                 let learned = self.head(network, features, &images, false)?;
                 self.body(learned, &start.preprocess, &images)?
             }
-            (_, None) => {
-                let fresh = Learned { network, history: vec![], best_epoch: None, strength: None };
-                self.body(fresh, &start.preprocess, &images)?
-            }
+            (_, None) => self.body(Learned::at_once(network), &start.preprocess, &images)?,
         };
         seconds.training = training_began.elapsed().as_secs_f64();
         let evaluation_began = Instant::now();
@@ -201,7 +207,7 @@ impl Run<'_> {
             ),
         };
         seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
-        seconds.total = self.started.elapsed().as_secs_f64();
+        seconds.total = learned.seconds_before + self.started.elapsed().as_secs_f64();
         let card = self.card(start.preprocess, start.weights, &images, val.clone());
         let report = Report {
             strategy,

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use refit_data::{Dataset, Preprocess, SourceOptions};
 use refit_net::state_dict::StateDict;
 use refit_net::zoo::Architecture;
-use refit_net::{Edit, HeadWeights, Network};
+use refit_net::{HeadWeights, Network};
 
 use crate::error::LearnError;
 use crate::model::{Model, Provenance, preprocess_for};
@@ -65,14 +65,12 @@ pub(super) struct Start {
 pub(super) fn starting_point(
     architecture: &Architecture,
     settings: &Settings,
-    classes: usize,
     device: &Device,
 ) -> Result<Start, LearnError> {
     let preprocess = preprocess_for(&architecture.input);
     let scratch = settings.strategy == Strategy::Scratch;
     if scratch {
-        let head = Edit::ReplaceHead { classes, kind: settings.head };
-        let network = architecture.random(settings.seed, device).edit(&[head], settings.seed)?;
+        let network = architecture.random(settings.seed, device);
         let source = format!("none: He initialization, seed {}", settings.seed);
         let weights = Provenance { source, ..Provenance::default() };
         return Ok(Start { network, preprocess, weights });
@@ -85,8 +83,8 @@ pub(super) fn starting_point(
         Strategy::AsIs => HeadWeights::Required,
         _ => HeadWeights::Optional,
     };
-    let mut network = architecture.random(settings.seed, device);
-    network.load(&StateDict::read(path)?, head)?;
+    let (graph, state) = (architecture.graph(), StateDict::read(path)?);
+    let network = Network::with_weights(graph, &state, head, settings.seed, device)?;
     let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(Start { network, preprocess, weights: Provenance { source, ..Provenance::default() } })
 }

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::{Misfit, ParameterSpec, Role};
 use crate::shape::Shape;
 
+/// The largest kernel, stride, dilation, padding or window: a file that asks for more is broken.
+pub(super) const MOST_PIXELS: usize = 1 << 10;
+/// The most channels or features.
+pub(super) const MOST_CHANNELS: usize = 1 << 20;
+
 /// Zeros around an image before windows slide over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -124,9 +129,19 @@ impl Conv {
         let Shape::Map { channels, height, width } = input else {
             return Err(Misfit(format!("convolves a feature map, not {input}")));
         };
-        let sane = self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&v| v > 0);
-        if !sane || self.groups == 0 || self.channels == 0 {
-            return Err(Misfit("has a kernel, stride, dilation, group or width of zero".into()));
+        let small = self.kernel.iter().chain(&self.stride).chain(&self.dilation);
+        let padding = match self.padding {
+            Padding::Same => [0; 2],
+            Padding::Symmetric(padding) => padding,
+        };
+        let sane = small.copied().all(|v| (1..=MOST_PIXELS).contains(&v))
+            && padding.iter().all(|&v| v <= MOST_PIXELS)
+            && (1..=MOST_CHANNELS).contains(&self.channels);
+        if !sane || self.groups == 0 {
+            return Err(Misfit(
+                "has a kernel, stride, dilation, padding, group or width of zero or beyond reason"
+                    .into(),
+            ));
         }
         if ![channels, self.channels].iter().all(|c| c.is_multiple_of(self.groups)) {
             return Err(Misfit(format!(

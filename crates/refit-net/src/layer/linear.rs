@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::conv2d::MOST_CHANNELS;
 use super::{Misfit, ParameterSpec, Role};
 use crate::shape::Shape;
 
@@ -22,8 +23,10 @@ impl Linear {
 
     pub(super) fn output_shape(&self, input: Shape) -> Result<Shape, Misfit> {
         match input {
-            Shape::Vector { .. } if self.features > 0 => Ok(Shape::vector(self.features)),
-            Shape::Vector { .. } => Err(Misfit("has no outputs".into())),
+            Shape::Vector { .. } if (1..=MOST_CHANNELS).contains(&self.features) => {
+                Ok(Shape::vector(self.features))
+            }
+            Shape::Vector { .. } => Err(Misfit("has no outputs, or too many".into())),
             Shape::Map { .. } => Err(Misfit(format!("takes a vector, not {input}"))),
         }
     }

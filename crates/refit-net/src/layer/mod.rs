@@ -118,7 +118,11 @@ impl Layer {
         match self {
             Self::Input { shape } => Ok(*shape),
             Self::Conv(conv) => conv.output_shape(one()?),
-            Self::BatchNorm(_) | Self::Activation { .. } | Self::Dropout(_) => one(),
+            Self::BatchNorm(_) => match one()? {
+                x @ Shape::Map { .. } => Ok(x),
+                x => Err(Misfit(format!("normalizes a feature map, not {x}"))),
+            },
+            Self::Activation { .. } | Self::Dropout(_) => one(),
             Self::Add => match inputs {
                 [a, b] if a == b => Ok(*a),
                 [a, b] => Err(Misfit(format!("adds {a} to {b}"))),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Misfit;
-use super::conv2d::{Padding, windows};
+use super::conv2d::{MOST_PIXELS, Padding, windows};
 use crate::shape::Shape;
 
 /// The maximum over square windows; padding never wins.
@@ -22,8 +22,14 @@ impl MaxPool {
         let Shape::Map { channels, height, width } = input else {
             return Err(Misfit(format!("pools a feature map, not {input}")));
         };
-        if self.window == 0 || self.stride == 0 || self.padding >= self.window {
-            return Err(Misfit("has a window or stride of zero, or pads a whole window".into()));
+        let sane = (1..=MOST_PIXELS).contains(&self.window)
+            && (1..=MOST_PIXELS).contains(&self.stride)
+            && self.padding <= self.window / 2;
+        if !sane {
+            return Err(Misfit(
+                "has a window or stride of zero or beyond reason, or pads more than half a window"
+                    .into(),
+            ));
         }
         let fit = |axis, size| {
             windows(Padding::Symmetric([self.padding; 2]), axis, size, self.window, self.stride)

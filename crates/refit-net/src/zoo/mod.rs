@@ -170,9 +170,8 @@ impl Architecture {
         if self.embedded().is_none() {
             return Err(ZooError::NoWeights { name: self.name });
         }
-        let mut net = self.random(0, device);
-        net.load(&StateDict::from_bytes(LITE0)?, HeadWeights::Required)?;
-        Ok(net)
+        let state = StateDict::from_bytes(LITE0)?;
+        Ok(Network::with_weights(self.graph(), &state, HeadWeights::Required, 0, device)?)
     }
 }
 
