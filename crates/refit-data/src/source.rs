@@ -46,6 +46,8 @@ pub struct SourceOptions {
     pub val_fraction: Option<f64>,
     /// Decides the split.
     pub seed: u64,
+    /// Whether images of one class are enough: to judge a model, not to learn one.
+    pub one_class: bool,
 }
 
 /// Share of images split off for validation unless told otherwise.
@@ -73,7 +75,7 @@ impl Dataset {
         if let (Some(fraction), Some(given)) = (options.val_fraction, &found.val.given) {
             return Err(DataError::ValTwice { path: given.clone(), fraction });
         }
-        let mut dataset = found.labelled(path)?;
+        let mut dataset = found.labelled(path, options.one_class)?;
         if !dataset.has_given_val && fraction > 0.0 {
             (dataset.train, dataset.val) = stratified_split(&dataset.train, fraction, options.seed);
         }
@@ -428,7 +430,7 @@ impl Found {
     }
 
     /// Turns class names to numbers.
-    fn labelled(mut self, path: &Path) -> Result<Dataset, DataError> {
+    fn labelled(mut self, path: &Path, one_class: bool) -> Result<Dataset, DataError> {
         let classes: Vec<String> = self
             .train
             .images
@@ -439,7 +441,7 @@ impl Found {
             .collect();
         match classes.as_slice() {
             [] => return Err(DataError::Empty { path: self.train.given.unwrap_or(path.into()) }),
-            [class] => {
+            [class] if !one_class => {
                 return Err(DataError::OneClass {
                     path: self.train.given.unwrap_or(path.into()),
                     class: class.clone(),

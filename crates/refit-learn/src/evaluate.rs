@@ -33,7 +33,8 @@ impl Model {
         options: &RunOptions,
         watch: &dyn Watch,
     ) -> Result<Evaluation, LearnError> {
-        let dataset = Dataset::open(data, &SourceOptions::default())?;
+        let dataset =
+            Dataset::open(data, &SourceOptions { one_class: true, ..SourceOptions::default() })?;
         let positions = self.positions_of(&dataset.classes)?;
         let relabel = |s: &Sample| Sample { label: positions[s.label], ..s.clone() };
         let samples: Vec<Sample> = dataset.samples().map(relabel).collect();

@@ -102,6 +102,12 @@ fn features_learn_colours_and_the_model_keeps_all_that_prediction_needs() {
     assert!(probabilities[1] > 0.5, "{probabilities:?}");
     let evaluation = model.evaluate(&data, &RunOptions::default(), &()).unwrap();
     assert_eq!((evaluation.images, evaluation.skipped.len()), (18, 1));
+    // One class is not enough to learn from, but to judge by.
+    fs::create_dir(dir.path().join("one")).unwrap();
+    fs::rename(data.join("green"), dir.path().join("one/green")).unwrap();
+    let one = dir.path().join("one");
+    let evaluation_of_one = model.evaluate(&one, &RunOptions::default(), &()).unwrap();
+    assert_eq!(evaluation_of_one.images, 6);
     assert!(evaluation.metrics.top1 > 0.9);
     for name in ["settings.toml", "log.jsonl", "metrics.json", "checkpoints"] {
         assert!(run.join(name).exists(), "{name}");
@@ -222,6 +228,7 @@ fn as_is_knows_its_own_classes_only() {
     let outcome = train(&small(dir.path(), Strategy::AsIs), &context(None), &()).unwrap();
     assert_eq!(outcome.report.classes.len(), 1000);
     assert_eq!(outcome.report.parameters[0], 0);
+    assert_eq!(outcome.report.val.unwrap().samples, 6, "nothing is trained: all images judge");
     let other = tempfile::tempdir().unwrap();
     pictures(other.path(), &[3, 3]);
     let error = train(&small(other.path(), Strategy::AsIs), &context(None), &()).unwrap_err();

@@ -32,6 +32,10 @@ impl Run<'_> {
             return Err(LearnError::ForeignClasses { backbone, classes: foreign });
         };
         let mut images = self.checked_images()?;
+        if !self.dataset.has_given_val {
+            // Nothing is trained, so no image need be kept from it: all of them judge.
+            images.val.append(&mut images.train);
+        }
         self.folder.begin(self.settings, &images, self.context.resume)?;
         for sample in images.train.iter_mut().chain(&mut images.val).chain(&mut images.test) {
             sample.label = labels[sample.label];

@@ -20,6 +20,7 @@ pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dat
         val: settings.val.clone(),
         val_fraction: settings.val_fraction,
         seed: settings.seed,
+        one_class: false,
     };
     let dataset = Dataset::open(&settings.data, &options)?;
     dataset.notes.iter().for_each(|note| watch.event(Event::Note(note.clone())));

@@ -1,0 +1,61 @@
+//! What the embedded network reaches on real photographs, found through `REFIT_DATA`.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::path::{Path, PathBuf};
+
+use refit_data::Sample;
+use refit_learn::{Model, RunContext, RunOptions, Settings, Strategy, train};
+use refit_net::zoo;
+
+/// A folder of the shared photographs; none where they are not, unless they are required.
+fn photographs(name: &str) -> Option<PathBuf> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let root = std::env::var_os("REFIT_DATA").map_or(default, PathBuf::from);
+    let folder = root.join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    let required = std::env::var_os("REFIT_REQUIRE_DATA").is_some_and(|v| v == "1");
+    assert!(!required, "{} is not there, but REFIT_REQUIRE_DATA=1", folder.display());
+    eprintln!("skipped: {} is not there (set REFIT_DATA)", folder.display());
+    None
+}
+
+/// PyTorch scores 174 or 175 of these 200 with the same weights, as resized pixels are rounded.
+#[test]
+fn the_embedded_network_knows_imagenet() {
+    let Some(folder) = photographs("imagenet_samples") else { return };
+    let paths = refit_data::list_images(&[folder]).unwrap();
+    let ids: Vec<&str> = zoo::imagenet_classes().map(|(id, _)| id).collect();
+    let label = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        ids.iter().position(|id| name.starts_with(&format!("{id}_"))).unwrap()
+    };
+    let samples: Vec<Sample> =
+        paths.iter().map(|path| Sample { path: path.clone(), label: label(path) }).collect();
+    let model = Model::open("efficientnet_lite0", &Default::default()).unwrap();
+    let (mut first, mut fifth) = (0, 0);
+    let skipped = model
+        .run(&samples, None, &RunOptions::default(), &(), &mut |output| {
+            let right = output.values[samples[output.index].label];
+            let better = output.values.iter().filter(|&&v| v > right).count();
+            first += usize::from(better == 0);
+            fifth += usize::from(better < 5);
+        })
+        .unwrap();
+    assert_eq!((samples.len(), skipped.len()), (200, 0));
+    assert!(first >= 174 && fifth >= 194, "top-1 {first}, top-5 {fifth} of 200");
+}
+
+/// PyTorch's cross-validated logistic regression on the same features reaches 94.8%.
+#[test]
+fn features_tell_ants_from_bees() {
+    let Some(folder) = photographs("ants_bees") else { return };
+    let settings = Settings { seed: 1, ..Settings::new(folder, Strategy::Features) };
+    let context = RunContext { cache: None, ..RunContext::default() };
+    let report = train(&settings, &context, &()).unwrap().report;
+    let val = report.val.unwrap();
+    assert_eq!((report.images, val.samples, report.skipped.len()), (398, 153, 0));
+    assert!(val.top1 >= 0.945, "{}", val.top1);
+}
