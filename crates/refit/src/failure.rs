@@ -257,7 +257,7 @@ mod tests {
         let io = io::Error::new(io::ErrorKind::PermissionDenied, "not allowed");
         let error = LearnError::Io { what: "write", path: "run/log.jsonl".into(), source: io };
         let Failure::Mistake(mistake) = Failure::from(error) else { panic!("a mistake") };
-        assert_eq!(mistake.to_string(), "cannot write run/log.jsonl: not allowed");
+        assert_eq!(mistake.to_string(), "cannot write `run/log.jsonl`: not allowed");
         assert!(mistake.source().is_none());
         assert!(mistake.hint.unwrap().contains("--out DIR"));
     }
