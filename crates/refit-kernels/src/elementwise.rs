@@ -1,8 +1,4 @@
 //! Passes over activations that end in a clamp: ReLU, ReLU6 and the identity are all one.
-#![expect(
-    unsafe_code,
-    reason = "calls functions compiled for vectors that the CPU was seen to have"
-)]
 
 use rayon::prelude::*;
 

@@ -1,9 +1,31 @@
 //! CPU compute on slices, without a framework: `f32` in, `f32` out.
 //!
-//! Each kernel is a safe function that asserts its lengths and picks the widest vectors this CPU has
-//! at run time; tests compare it with its scalar definition. Results do not depend on the number of
-//! threads.
+//! Feature maps are `[n, h, w, c]` (NHWC): the channels of a pixel lie side by side. Each kernel is
+//! a safe function that asserts its lengths and picks the widest vectors this CPU has at run time;
+//! tests compare it with its scalar definition. Results do not depend on the number of threads, and
+//! an image's not on the others of its batch.
+#![expect(
+    unsafe_code,
+    reason = "vectors, and tasks that write disjoint parts of one slice; each use says why it holds"
+)]
 
+mod activation;
+mod buffer;
+mod conv;
 mod elementwise;
+mod norm;
+mod simd;
+mod threads;
 
+pub use activation::Activation;
+pub use buffer::Buffer;
+pub use conv::{
+    ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,
+    input_gradient_through, weight_gradient,
+};
 pub use elementwise::{Bounds, add_clamp, clamp, clamp_gradient, scale_shift_clamp};
+pub use norm::{
+    Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
+    moments,
+};
+pub use simd::Isa;

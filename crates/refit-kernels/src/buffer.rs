@@ -1,0 +1,196 @@
+//! Memory for activations: aligned, on huge pages where the system has them, and kept for reuse.
+//!
+//! A network allocates maps of a few megabytes to hundreds, again and again in the same sizes. Fresh
+//! pages cost more than the kernel that fills them (0.7 s a gigabyte in pages of 4 KiB), so freed
+//! maps stay for a while.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+use memmap2::MmapMut;
+
+/// From this size on, memory is mapped on its own, and pooled.
+const MAPPED: usize = 1 << 20;
+
+/// The size of a huge page on x86-64 and aarch64.
+const HUGE_PAGE: usize = 1 << 21;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+enum Memory {
+    Lines(Vec<Line>),
+    Mapped(MmapMut),
+}
+
+/// `f32` values on cache-line boundaries. Dropping it gives its memory back to the pool.
+pub struct Buffer {
+    memory: Memory,
+    len: usize,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer of {} values", self.len)
+    }
+}
+
+impl Buffer {
+    /// All zeros.
+    pub fn zeros(len: usize) -> Self {
+        let mut buffer = Self::stale(len);
+        if matches!(buffer.memory, Memory::Mapped(_)) {
+            buffer.fill(0.0);
+        }
+        buffer
+    }
+
+    /// Values left by whoever had the memory before: for results that are written whole.
+    pub fn stale(len: usize) -> Self {
+        let bytes = len * size_of::<f32>();
+        let memory = if bytes < MAPPED {
+            Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)])
+        } else {
+            Memory::Mapped(POOL.lock().unwrap_or_else(PoisonError::into_inner).take(bytes))
+        };
+        Self { memory, len }
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[f32]) -> Self {
+        let mut buffer = Self::stale(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        let start: *const f32 = match &self.memory {
+            Memory::Lines(lines) => lines.as_ptr().cast(),
+            Memory::Mapped(map) => map.as_ptr().cast(),
+        };
+        // SAFETY: the memory holds at least `len` values, aligned and initialized: lines are made
+        // of `f32`, and pages start as zeros.
+        unsafe { std::slice::from_raw_parts(start, self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let start: *mut f32 = match &mut self.memory {
+            Memory::Lines(lines) => lines.as_mut_ptr().cast(),
+            Memory::Mapped(map) => map.as_mut_ptr().cast(),
+        };
+        // SAFETY: as in `deref`, and `self` is borrowed uniquely.
+        unsafe { std::slice::from_raw_parts_mut(start, self.len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Memory::Mapped(_) = self.memory
+            && let Memory::Mapped(map) =
+                std::mem::replace(&mut self.memory, Memory::Lines(Vec::new()))
+        {
+            POOL.lock().unwrap_or_else(PoisonError::into_inner).give(map);
+        }
+    }
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: VecDeque::new(), kept: 0, used: 0, most: 0 });
+
+/// Free maps, the longest unused first.
+struct Pool {
+    free: VecDeque<MmapMut>,
+    /// Bytes in `free`.
+    kept: usize,
+    /// Bytes in use, and the most that ever were.
+    used: usize,
+    most: usize,
+}
+
+impl Pool {
+    /// A map of at least `bytes`: the best fit among the free ones, or a new one.
+    fn take(&mut self, bytes: usize) -> MmapMut {
+        let bytes = if bytes < HUGE_PAGE { bytes } else { bytes.next_multiple_of(HUGE_PAGE) };
+        let fits = |map: &MmapMut| map.len() >= bytes && map.len() <= bytes + bytes / 4;
+        let best = (0..self.free.len())
+            .filter(|&i| fits(&self.free[i]))
+            .min_by_key(|&i| self.free[i].len());
+        let map = match best.and_then(|i| self.free.remove(i)) {
+            Some(map) => {
+                self.kept -= map.len();
+                map
+            }
+            None => {
+                self.shrink();
+                new_map(bytes)
+            }
+        };
+        self.used += map.len();
+        self.most = self.most.max(self.used);
+        map
+    }
+
+    fn give(&mut self, map: MmapMut) {
+        self.used -= map.len();
+        self.kept += map.len();
+        self.free.push_back(map);
+        self.shrink();
+    }
+
+    /// Keeps no more than a quarter of what was ever in use at once, the latest freed first.
+    fn shrink(&mut self) {
+        while self.kept > self.most / 4
+            && let Some(map) = self.free.pop_front()
+        {
+            self.kept -= map.len();
+        }
+    }
+}
+
+fn new_map(bytes: usize) -> MmapMut {
+    let map = MmapMut::map_anon(bytes)
+        .unwrap_or_else(|error| panic!("no memory for {bytes} bytes of activations: {error}"));
+    // Advice: a system without huge pages goes on with small ones.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_as_long_as_asked() {
+        for len in [0, 1, 15, 16, 17, 1000, MAPPED / 4, HUGE_PAGE + 3] {
+            let mut buffer = Buffer::zeros(len);
+            assert_eq!(buffer.len(), len);
+            assert!(buffer.as_ptr().addr().is_multiple_of(64), "{len}");
+            assert!(buffer.iter().all(|v| *v == 0.0));
+            buffer.fill(3.0);
+        }
+        // What was left by another is not seen.
+        assert!(Buffer::zeros(HUGE_PAGE + 3).iter().all(|v| *v == 0.0));
+    }
+
+    #[test]
+    fn the_pool_reuses_what_fits_and_keeps_a_quarter() {
+        let mut pool = Pool { free: VecDeque::new(), kept: 0, used: 0, most: 0 };
+        let maps: Vec<_> = (0..8).map(|_| pool.take(MAPPED)).collect();
+        maps.into_iter().for_each(|map| pool.give(map));
+        assert_eq!((pool.kept, pool.free.len(), pool.used), (2 * MAPPED, 2, 0));
+        let again = pool.take(MAPPED - 100);
+        assert_eq!((pool.kept, pool.used), (MAPPED, MAPPED));
+        let other = pool.take(4 * MAPPED);
+        assert_eq!(other.len(), 4 * MAPPED);
+        pool.give(again);
+        pool.give(other);
+        assert!(pool.kept <= pool.most / 4);
+    }
+}

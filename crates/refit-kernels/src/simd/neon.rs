@@ -1,0 +1,95 @@
+//! NEON, which every aarch64 CPU has.
+
+use std::arch::aarch64::*;
+
+use super::{Isa, Simd};
+
+/// Four lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon;
+
+// SAFETY of every intrinsic below: NEON is part of aarch64; pointers are valid by the trait's
+// contract.
+#[expect(clippy::undocumented_unsafe_blocks, reason = "stated once, above")]
+impl Simd for Neon {
+    type V = float32x4_t;
+    const LANES: usize = 4;
+    const ISA: Isa = Isa::Neon;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> float32x4_t {
+        unsafe { vdupq_n_f32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: float32x4_t) {
+        unsafe { vst1q_f32(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> float32x4_t {
+        let mut values = [0.0; 4];
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, values.as_mut_ptr(), n);
+            vld1q_f32(values.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, v: float32x4_t, n: usize) {
+        let mut values = [0.0; 4];
+        unsafe {
+            vst1q_f32(values.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), p, n);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vaddq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vsubq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmulq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vdivq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: float32x4_t) -> float32x4_t {
+        unsafe { vsqrtq_f32(a) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        unsafe { vfmsq_f32(c, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmaxq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vminq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn keep_between(
+        v: float32x4_t,
+        x: float32x4_t,
+        low: float32x4_t,
+        high: float32x4_t,
+    ) -> float32x4_t {
+        unsafe {
+            let inside = vandq_u32(vcgtq_f32(x, low), vcltq_f32(x, high));
+            vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), inside))
+        }
+    }
+}

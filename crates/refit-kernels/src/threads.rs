@@ -1,0 +1,82 @@
+//! Tasks over threads, and memory of its own for each.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::buffer::Buffer;
+
+/// Runs tasks `0..count` on all threads of the current pool; each takes the next one when free. What
+/// a task computes must depend on its number alone.
+pub(crate) fn parallel(count: usize, run: impl Fn(usize) + Sync) {
+    if count <= 1 || rayon::current_num_threads() == 1 {
+        return (0..count).for_each(run);
+    }
+    let next = AtomicUsize::new(0);
+    rayon::broadcast(|_| {
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            if task >= count {
+                break;
+            }
+            run(task);
+        }
+    });
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `use_it` with `len` values of this thread's work space, whose contents are left over from
+/// earlier uses. Calls may be nested.
+pub(crate) fn with_scratch<R>(len: usize, use_it: impl FnOnce(&mut [f32]) -> R) -> R {
+    let kept = SCRATCH.with(|free| free.borrow_mut().pop());
+    let mut buffer = match kept {
+        Some(buffer) if buffer.len() >= len => buffer,
+        _ => Buffer::zeros(len),
+    };
+    let result = use_it(&mut buffer[..len]);
+    SCRATCH.with(|free| free.borrow_mut().push(buffer));
+    result
+}
+
+/// A pointer that tasks share; each task touches values that no other does.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(*mut f32);
+
+// SAFETY: the users of `Shared` touch disjoint values (said where they do).
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn new(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// The first value.
+    pub(crate) fn ptr(&self) -> *mut f32 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for count in [0, 1, 2, 100] {
+            let runs: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            parallel(count, |task| {
+                with_scratch(8, |outer| {
+                    outer.fill(task as f32);
+                    with_scratch(8, |inner| inner.fill(-1.0));
+                    assert!(outer.iter().all(|v| *v == task as f32));
+                });
+                runs[task].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(runs.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+        }
+    }
+}
