@@ -1,6 +1,5 @@
 //! Elementwise functions at the end of a convolution or at the entry of the next.
 
-
 /// An elementwise function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activation {

@@ -16,6 +16,7 @@ mod elementwise;
 mod norm;
 mod simd;
 mod threads;
+mod tile;
 
 pub use activation::Activation;
 pub use buffer::Buffer;

@@ -4,11 +4,11 @@
 //! compiles it once an instruction set, with that set's features switched on, and calls the one
 //! asked for.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -62,7 +62,9 @@ impl Isa {
 
     /// All that this CPU has, for tests.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512].into_iter().filter(|i| i.is_available())
+        [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512]
+            .into_iter()
+            .filter(|i| i.is_available())
     }
 
     /// `f32` values in a vector.
