@@ -15,8 +15,11 @@ mod conv;
 mod elementwise;
 mod norm;
 mod simd;
+#[cfg(test)]
+mod testing;
 mod threads;
 mod tile;
+mod walk;
 
 pub use activation::Activation;
 pub use buffer::Buffer;

@@ -58,6 +58,15 @@ impl Shared {
     pub(crate) fn ptr(&self) -> *mut f32 {
         self.0
     }
+
+    /// `len` values from `start` on.
+    ///
+    /// # Safety
+    /// They lie within the values, which are still borrowed, and no one else touches them meanwhile.
+    pub(crate) unsafe fn part<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
 }
 
 #[cfg(test)]
