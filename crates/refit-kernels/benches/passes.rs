@@ -5,7 +5,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use refit_kernels::{
-    Activation, Buffer, Entering, Entry, Through, affine_gradient, enter, gradient_through, moments,
+    Activation, Buffer, Entering, Entry, PoolShape, Through, affine_gradient, enter,
+    gradient_through, max_pool, max_pool_gradient, moments,
 };
 
 /// The best seconds of some calls.
@@ -23,6 +24,31 @@ fn copy(x: &[f32], y: &mut [f32]) {
     let half = x.len() / 2;
     let (left, right) = y.split_at_mut(half);
     rayon::join(|| left.copy_from_slice(&x[..half]), || right.copy_from_slice(&x[half..]));
+}
+
+/// Pooling layers; the gigabytes are those of input and output.
+fn pools() {
+    println!("\n{:<26}{:>8}{:>9}{:>9}", "pool", "plain", "indexed", "gradient");
+    for (name, size, c, k, pad) in
+        [("resnet.maxpool 112x64", 112, 64, 3, 1), ("vgg.pool1 224x64", 224, 64, 2, 0)]
+    {
+        let padding = [(pad, pad), (pad, pad)];
+        let (window, stride, out_size) = ([k, k], [2, 2], [0, 0]);
+        let (batch, height, width, channels) = (8, size, size, c);
+        let shape = PoolShape { batch, height, width, channels, window, stride, padding, out_size };
+        let shape = shape.rounded_down();
+        let mut x = Buffer::zeros(shape.input_len());
+        x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 101) as f32);
+        let mut y = Buffer::zeros(shape.output_len());
+        let mut indices = vec![0; y.len()];
+        let seconds = [
+            best(|| max_pool(&shape, &x, None, &mut y, None)),
+            best(|| max_pool(&shape, &x, None, &mut y, Some(&mut indices))),
+            best(|| max_pool_gradient(&shape, &indices, &y, &mut x)),
+        ];
+        let rate = seconds.map(|s| format!("{:>9.1}", 4e-9 * (x.len() + y.len()) as f64 / s));
+        println!("{name:<25}{}", rate.concat());
+    }
 }
 
 fn main() {
@@ -59,4 +85,5 @@ fn main() {
         let rate = seconds.map(|s| format!("{:>9.1}", 4e-9 * len as f64 / s));
         println!("{name:<25}{}", rate.concat());
     }
+    pools();
 }

@@ -14,6 +14,7 @@ mod buffer;
 mod conv;
 mod elementwise;
 mod norm;
+mod pool;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -31,5 +32,9 @@ pub use elementwise::{Bounds, add_clamp, clamp, clamp_gradient, scale_shift_clam
 pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,
+};
+pub use pool::{
+    Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
+    mean_pool, mean_pool_gradient,
 };
 pub use simd::Isa;
