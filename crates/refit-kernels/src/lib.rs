@@ -15,9 +15,13 @@ mod conv;
 mod elementwise;
 mod layout;
 mod norm;
+mod pool;
 mod simd;
+#[cfg(test)]
+mod testing;
 mod threads;
 mod tile;
+mod walk;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
@@ -30,5 +34,9 @@ pub use layout::{to_channels_first, to_channels_last};
 pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,
+};
+pub use pool::{
+    Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
+    mean_pool, mean_pool_gradient,
 };
 pub use simd::Isa;
