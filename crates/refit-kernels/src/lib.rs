@@ -12,8 +12,11 @@
 mod activation;
 mod buffer;
 mod conv;
+pub mod depthwise;
 mod elementwise;
 mod norm;
+mod partials;
+mod rows;
 mod simd;
 mod threads;
 mod tile;
