@@ -12,10 +12,13 @@
 mod activation;
 mod buffer;
 mod conv;
+pub mod depthwise;
 mod elementwise;
 mod layout;
 mod norm;
+mod partials;
 mod pool;
+mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -152,7 +152,7 @@ pub(super) fn run_max_pool(
     indices: Option<&mut Vec<u8>>,
 ) -> Map {
     let shape = pool_shape(pool, x.shape);
-    let [h, w] = shape.out_size();
+    let [h, w] = shape.out_size;
     let mut y = Buffer::stale(shape.output_len());
     let indices = indices.map(|indices| {
         indices.resize(shape.output_len(), 0);
@@ -174,14 +174,16 @@ pub(super) fn pool_shape(
         window: [pool.window; 2],
         stride: [pool.stride; 2],
         padding: [(pool.padding, pool.padding); 2],
+        out_size: [0; 2],
     }
+    .rounded_down()
 }
 
 /// The mean of each channel.
 pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map {
-    let [n, h, w, c] = x.shape;
+    let [n, _, _, c] = x.shape;
     let mut y = Buffer::stale(n * c);
-    mean_pool(&x.values, [n, h * w, c], entry, &mut y);
+    mean_pool(n, c, &x.values, entry, &mut y);
     Map::new([n, 1, 1, c], y)
 }
 

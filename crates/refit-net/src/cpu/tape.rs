@@ -618,9 +618,9 @@ impl WayBack {
                 self.give_through(x, &source, dx);
             }
             What::MeanPool => {
-                let [n, h, w, c] = source.map.shape;
+                let [n, _, _, c] = source.map.shape;
                 let mut dx = Buffer::stale(source.map.values.len());
-                mean_pool_gradient(&gradient.values, [n, h * w, c], &mut dx);
+                mean_pool_gradient(n, c, &gradient.values, &mut dx);
                 self.give_through(x, &source, dx);
             }
             What::Dropout { mask } => {
