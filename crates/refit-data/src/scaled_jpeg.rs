@@ -281,8 +281,8 @@ impl Channel<'_> {
     /// Reads one block's lower frequencies and passes over the others; how many rows of them there
     /// are, and none for a block of one colour.
     fn read_block(&mut self, bits: &mut Bits, block: &mut [f32; 64]) -> Option<usize> {
-        let difference = bits.value(self.dc.symbol(bits)?)?;
-        self.predicted = self.predicted.wrapping_add(difference);
+        let size = self.dc.symbol(bits)?;
+        self.predicted = self.predicted.wrapping_add(bits.value(size)?);
         block[0] = self.predicted as f32 * self.quantization[0];
         let (mut k, mut rows) = (1, 0);
         while k <= self.last {

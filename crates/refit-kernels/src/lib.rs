@@ -17,6 +17,7 @@ mod elementwise;
 mod layout;
 mod norm;
 mod partials;
+mod peak;
 mod pool;
 mod rows;
 mod simd;
@@ -38,6 +39,7 @@ pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,
 };
+pub use peak::measure_peak;
 pub use pool::{
     Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
     mean_pool, mean_pool_gradient,

@@ -78,7 +78,8 @@ impl Program {
         let given = given.into_iter().map(Map::from);
         let mut maps: BTreeMap<NodeId, Map> = self.given.iter().copied().zip(given).collect();
         for prepared in &self.steps {
-            let map = timed(prepared.step.output, Phase::Forward, || prepared.run(&maps));
+            let layers = &prepared.step.layers;
+            let map = timed(layers, Phase::Forward, || prepared.run(&maps));
             maps.insert(prepared.step.output, map);
             for id in &prepared.step.last_uses {
                 maps.remove(id);
