@@ -12,9 +12,12 @@
 mod activation;
 mod buffer;
 mod conv;
+pub mod depthwise;
 mod elementwise;
 mod norm;
 mod pool;
+mod partials;
+mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
