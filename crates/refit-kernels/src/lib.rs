@@ -14,6 +14,7 @@ mod buffer;
 mod conv;
 pub mod depthwise;
 mod elementwise;
+mod layout;
 mod norm;
 mod pool;
 mod partials;
@@ -31,7 +32,8 @@ pub use conv::{
     ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,
     input_gradient_through, weight_gradient,
 };
-pub use elementwise::{Bounds, add_clamp, clamp, clamp_gradient, scale_shift_clamp};
+pub use elementwise::accumulate;
+pub use layout::{to_channels_first, to_channels_last};
 pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,

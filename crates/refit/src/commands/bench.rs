@@ -244,7 +244,7 @@ impl TrainStep {
     fn run(&mut self, images: Tensor<4>) {
         let options = TrainingOptions { norms: NormStatistics::Batch, dropout_key: self.done };
         let boundary = self.training.run_frozen(images);
-        let pass = self.training.pass(&self.network, boundary, options);
+        let mut pass = self.training.pass(&self.network, boundary, options);
         let loss = self.targets.cross_entropy(pass.logits.clone());
         let gradients = pass.gradients(&loss);
         self.optimizer.step(&mut self.network, gradients, Self::RATE);
