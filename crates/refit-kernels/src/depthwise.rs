@@ -11,6 +11,8 @@ mod plan;
 mod tests;
 
 pub use forward::{convolve, convolve_with_moments};
+pub(crate) use pixels::Row;
+pub(crate) use plan::{Correlation, RowKernel};
 
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry};

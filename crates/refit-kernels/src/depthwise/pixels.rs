@@ -6,7 +6,7 @@ use crate::tile::TileExit;
 
 /// A row of output pixels. Pointers are to the first channel of a block.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// The padded input row of each row of the kernel, or null where the image has none.
     pub inputs: &'a [*const f32],
     /// Distance between neighbouring pixels of the input rows.
@@ -126,7 +126,7 @@ on_isa! {
 
 /// What a pixel of any kernel sums: an input pixel and a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tap {
+pub(crate) struct Tap {
     /// The kernel's row, an index of [`Row::inputs`].
     pub row: usize,
     /// Pixels from the place that the output pixel begins at.
@@ -137,7 +137,7 @@ pub(super) struct Tap {
 
 /// Output pixels `first, first + step, ...`, whose inputs lie `in_step` pixels apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Steps {
+pub(crate) struct Steps {
     pub first: usize,
     pub step: usize,
     pub in_step: usize,
@@ -184,7 +184,7 @@ on_isa! {
 }
 
 /// Whether [`correlate`] is compiled for a square kernel of this size.
-pub(super) fn is_compiled(kernel: usize, stride: usize) -> bool {
+pub(crate) fn is_compiled(kernel: usize, stride: usize) -> bool {
     matches!((kernel, stride), (3 | 5, 1 | 2))
 }
 
@@ -193,7 +193,7 @@ pub(super) fn is_compiled(kernel: usize, stride: usize) -> bool {
 ///
 /// # Safety
 /// The CPU has `isa`; rows hold the pixels that the taps meet; [`is_compiled`].
-pub(super) unsafe fn correlate(isa: Isa, kernel: usize, stride: usize, pixels: usize, row: &Row) {
+pub(crate) unsafe fn correlate(isa: Isa, kernel: usize, stride: usize, pixels: usize, row: &Row) {
     macro_rules! pick {
         ($size:expr, $x:expr; $(($k:literal, $s:literal): $($m:literal)*;)*) => {
             match (kernel, stride, $size) {
@@ -213,7 +213,7 @@ pub(super) unsafe fn correlate(isa: Isa, kernel: usize, stride: usize, pixels: u
 ///
 /// # Safety
 /// The CPU has `isa`; rows hold the pixels that the taps meet.
-pub(super) unsafe fn gather(isa: Isa, pixels: usize, row: &Row, taps: &[Tap], steps: Steps) {
+pub(crate) unsafe fn gather(isa: Isa, pixels: usize, row: &Row, taps: &[Tap], steps: Steps) {
     let (size, tiles) = tiles(pixels);
     for i in tiles {
         // SAFETY: by the caller's word.

@@ -15,7 +15,7 @@ const RING_BYTES: usize = 384 << 10;
 const GROUP_VALUES: usize = 16 << 10;
 
 /// Makes output rows from a ring of input rows.
-pub(super) trait RowKernel: Sync {
+pub(crate) trait RowKernel: Sync {
     /// The ring that it reads.
     fn ring(&self) -> RingShape;
     /// The input rows that output row `y` needs, from the first to before the second.
@@ -32,7 +32,7 @@ pub(super) trait RowKernel: Sync {
 /// An output pixel `(y, x)` sums over the kernel's `(ky, kx)` the input pixels `(y, x) * stride +
 /// (ky, kx) * dilation - lead`.
 #[derive(Debug, Clone)]
-pub(super) struct Correlation {
+pub(crate) struct Correlation {
     out_width: usize,
     kernel: [usize; 2],
     stride: [usize; 2],
@@ -43,7 +43,7 @@ pub(super) struct Correlation {
 }
 
 impl Correlation {
-    pub(super) fn new(
+    pub(crate) fn new(
         out_width: usize,
         kernel: [usize; 2],
         stride: [usize; 2],
