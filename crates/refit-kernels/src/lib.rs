@@ -17,6 +17,7 @@ mod norm;
 mod simd;
 mod threads;
 mod tile;
+mod winograd;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
