@@ -1,6 +1,7 @@
 //! Batches prepared on worker threads, in a given order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,12 +9,13 @@ use std::thread::JoinHandle;
 
 use crate::check::{Skipped, Strictness};
 use crate::preprocess::{Interpolation, resize, shorter_side_to};
-use crate::{DataError, DecodeOptions, RgbImage, Sample, decode_file};
+use crate::{DataError, DecodeOptions, Detail, RgbImage, Sample, decode_file_in};
 
 /// Images ready for a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// The images' values, `[n, 3, size, size]`.
+    /// The images' values, `[n, 3, size, size]`, or `[n, size, size, 3]` if that is how they were
+    /// [filled](Loader::new) in.
     pub images: Vec<f32>,
     /// The images' classes, `[n]`.
     pub labels: Vec<usize>,
@@ -57,6 +59,8 @@ pub struct Loader {
 #[derive(Debug)]
 struct Shared {
     order: Vec<usize>,
+    /// For each position in the order where its run ends: neighbours that one worker makes.
+    run_ends: Vec<usize>,
     /// How far a worker may be ahead of `at`, in images.
     window: usize,
     state: Mutex<State>,
@@ -83,9 +87,9 @@ type Outcome = std::thread::Result<Result<Vec<f32>, DataError>>;
 impl Loader {
     /// Prepares the samples at the positions `order`, in that order.
     ///
-    /// `make(sample, index, out)` fills `out`, `[3, size, size]`, for the sample at position
-    /// `index`; it runs on the workers and must not depend on what ran before it. Each sample's
-    /// randomness comes from a [`Stream`](crate::Stream) keyed by epoch and index.
+    /// `make(sample, index, out)` fills `out`, `[3, size, size]` or `[size, size, 3]`, for the sample
+    /// at position `index`; it runs on the workers and must not depend on what ran before it. Each
+    /// sample's randomness comes from a [`Stream`](crate::Stream) keyed by epoch and index.
     ///
     /// # Panics
     /// If `order` points outside `samples`, or `size` or `batch_size` is 0. A panic of `make` is
@@ -99,7 +103,57 @@ impl Loader {
     where
         F: Fn(&Sample, usize, &mut [f32]) -> Result<(), DataError> + Send + Sync + 'static,
     {
+        let run_ends = (1..=order.len()).collect();
+        let make = move |_: &mut Option<()>, sample: &Sample, index, out: &mut [f32]| {
+            make(sample, index, out)
+        };
+        Self::start(samples.into(), order, run_ends, options, make)
+    }
+
+    /// As [`new`](Self::new) for samples that are views of the same images: where neighbours in
+    /// `order` have the same path, `open(sample)` reads it once and `make(&image, index, out)` makes
+    /// each view from it. The batches do not depend on what is shared.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new); a panic of `open` is passed on too.
+    pub fn of_views<I, O, F>(
+        samples: impl Into<Arc<[Sample]>>,
+        order: Vec<usize>,
+        options: LoaderOptions,
+        open: O,
+        make: F,
+    ) -> Self
+    where
+        I: 'static,
+        O: Fn(&Sample) -> Result<I, DataError> + Send + Sync + 'static,
+        F: Fn(&I, usize, &mut [f32]) -> Result<(), DataError> + Send + Sync + 'static,
+    {
         let samples = samples.into();
+        let run_ends = run_ends(&samples, &order);
+        let make = move |opened: &mut Option<I>, sample: &Sample, index, out: &mut [f32]| {
+            let image = match opened {
+                Some(image) => image,
+                None => opened.insert(open(sample)?),
+            };
+            make(image, index, out)
+        };
+        Self::start(samples, order, run_ends, options, make)
+    }
+
+    fn start<I, F>(
+        samples: Arc<[Sample]>,
+        order: Vec<usize>,
+        run_ends: Vec<usize>,
+        options: LoaderOptions,
+        make: F,
+    ) -> Self
+    where
+        I: 'static,
+        F: Fn(&mut Option<I>, &Sample, usize, &mut [f32]) -> Result<(), DataError>
+            + Send
+            + Sync
+            + 'static,
+    {
         assert!(
             options.batch_size > 0 && options.size > 0,
             "Loader: a batch size or image size of 0"
@@ -113,6 +167,7 @@ impl Loader {
         let count = options.workers.clamp(1, order.len().max(1));
         let shared = Arc::new(Shared {
             order,
+            run_ends,
             window,
             state: Mutex::default(),
             ready: Condvar::new(),
@@ -123,7 +178,9 @@ impl Loader {
             let (shared, samples, make) =
                 (Arc::clone(&shared), Arc::clone(&samples), Arc::clone(&make));
             std::thread::spawn(move || {
-                shared.work(options.size, |index, out| make(&samples[index], index, out))
+                shared.work(options.size, |opened, index, out| {
+                    make(opened, &samples[index], index, out)
+                })
             })
         };
         let workers = (0..count).map(|_| start()).collect();
@@ -218,31 +275,54 @@ impl Shared {
         self.room.notify_all();
     }
 
-    /// A worker's life: begin the next image of the order as soon as there is room for it.
-    fn work(&self, size: usize, make: impl Fn(usize, &mut [f32]) -> Result<(), DataError>) {
-        while let Some((position, mut values)) = self.begin() {
-            values.resize(3 * size * size, 0.0);
-            let index = self.order[position];
-            let outcome =
-                catch_unwind(AssertUnwindSafe(|| make(index, &mut values).map(|()| values)));
-            self.lock().done.insert(position, outcome);
-            self.ready.notify_one();
+    /// A worker's life: begin the next run of the order as soon as there is room for it.
+    fn work<I>(
+        &self,
+        size: usize,
+        make: impl Fn(&mut Option<I>, usize, &mut [f32]) -> Result<(), DataError>,
+    ) {
+        while let Some(run) = self.begin() {
+            let mut opened = None;
+            for position in run {
+                let mut values = self.lock().spare.pop().unwrap_or_default();
+                values.resize(3 * size * size, 0.0);
+                let index = self.order[position];
+                let outcome = catch_unwind(AssertUnwindSafe(|| {
+                    make(&mut opened, index, &mut values).map(|()| values)
+                }));
+                self.lock().done.insert(position, outcome);
+                self.ready.notify_one();
+            }
         }
     }
 
-    fn begin(&self) -> Option<(usize, Vec<f32>)> {
+    /// The next run that fits the window; one longer than the window comes in parts.
+    fn begin(&self) -> Option<Range<usize>> {
         let mut state = self.lock();
         loop {
             if state.stop || state.next >= self.order.len() {
                 return None;
             }
-            if state.next < state.at + self.window {
-                state.next += 1;
-                return Some((state.next - 1, state.spare.pop().unwrap_or_default()));
+            let length = (self.run_ends[state.next] - state.next).min(self.window);
+            let run = state.next..state.next + length;
+            if run.end <= state.at + self.window {
+                state.next = run.end;
+                return Some(run);
             }
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// For each position in `order` where the neighbours with the same path end.
+fn run_ends(samples: &[Sample], order: &[usize]) -> Vec<usize> {
+    let runs = order.chunk_by(|&a, &b| samples[a].path == samples[b].path);
+    let mut end = 0;
+    let ends = runs.flat_map(|run| {
+        end += run.len();
+        std::iter::repeat_n(end, run.len())
+    });
+    ends.collect()
 }
 
 /// Decoded images kept in memory, so that later epochs need not decode files again.
@@ -283,7 +363,7 @@ impl ImageCache {
         if let Some(image) = self.lock().images.get(path) {
             return Ok(Arc::clone(image));
         }
-        let image = Arc::new(self.shrunk(decode_file(path, &self.decode)?));
+        let image = Arc::new(self.shrunk(decode_file_in(path, &self.decode, self.detail())?));
         self.keep(path, &image);
         Ok(image)
     }
@@ -305,6 +385,14 @@ impl ImageCache {
         {
             held.bytes += bytes;
         }
+    }
+
+    /// Twice the working size: what decoding leaves out would not be seen at it.
+    fn detail(&self) -> Detail {
+        self.working_side.map_or(Detail::Full, |side| Detail::AtLeast {
+            shorter: side.saturating_mul(2),
+            longer: 0,
+        })
     }
 
     fn shrunk(&self, image: RgbImage) -> RgbImage {
@@ -421,6 +509,62 @@ mod tests {
         loader.next().unwrap().unwrap();
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(begun.load(Ordering::Relaxed), 16);
+    }
+
+    #[test]
+    fn views_of_one_image_read_it_once() {
+        // Three views of each of 20 images, and of one image more views than the window holds.
+        let views: Vec<Sample> = samples(21)
+            .into_iter()
+            .enumerate()
+            .flat_map(|(n, sample)| vec![sample; if n < 20 { 3 } else { 30 }])
+            .collect();
+        let order: Vec<usize> = (0..views.len()).collect();
+        let make = |image: &f32, index: usize, out: &mut [f32]| {
+            std::thread::sleep(Duration::from_micros((index as u64 * 7919) % 300));
+            out.fill(image * 100.0 + index as f32);
+            Ok(())
+        };
+        let number = |sample: &Sample| {
+            let stem = sample.path.file_stem().unwrap().to_string_lossy();
+            stem.parse::<f32>().unwrap()
+        };
+        let alone =
+            Loader::new(views.clone(), order.clone(), OPTIONS, move |sample, index, out| {
+                make(&number(sample), index, out)
+            });
+        let alone: Vec<Batch> = alone.map(Result::unwrap).collect();
+        for workers in [1, 2, 7] {
+            let reads = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&reads);
+            let open = move |sample: &Sample| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(number(sample))
+            };
+            let options = LoaderOptions { workers, ..OPTIONS };
+            let together = Loader::of_views(views.clone(), order.clone(), options, open, make);
+            assert_eq!(together.map(Result::unwrap).collect::<Vec<_>>(), alone);
+            assert_eq!(reads.load(Ordering::Relaxed), 20 + 3, "windows of 12 split the last 30");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_image_costs_its_views_alone() {
+        let views: Vec<Sample> = samples(6).iter().flat_map(|s| [s.clone(), s.clone()]).collect();
+        let open = |sample: &Sample| match sample.path == Path::new("2.jpg") {
+            true => Err(unreadable(sample)),
+            false => Ok(()),
+        };
+        let mut loader = Loader::of_views(
+            views,
+            (0..12).collect(),
+            LoaderOptions { strictness: Strictness::Skip, ..OPTIONS },
+            open,
+            |(), _, _| Ok(()),
+        );
+        let indices: Vec<usize> = loader.by_ref().flat_map(|b| b.unwrap().indices).collect();
+        assert_eq!(indices, [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(loader.skipped().len(), 2);
     }
 
     #[test]

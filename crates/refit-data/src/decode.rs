@@ -34,13 +34,52 @@ impl Default for DecodeOptions {
     }
 }
 
+/// How much of an image's detail is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Every pixel.
+    Full,
+    /// A far larger JPEG may be decoded at a half, a quarter or an eighth of its sides, as long as
+    /// they stay at least these.
+    AtLeast {
+        /// Pixels of the shorter side.
+        shorter: u32,
+        /// Pixels of the longer side.
+        longer: u32,
+    },
+}
+
+impl Detail {
+    pub(crate) fn is_met_by(self, width: u32, height: u32) -> bool {
+        match self {
+            Self::Full => false,
+            Self::AtLeast { shorter, longer } => {
+                width.min(height) >= shorter && width.max(height) >= longer
+            }
+        }
+    }
+}
+
 /// Decodes a file's content.
 ///
 /// # Errors
 /// If the file cannot be read or is not a whole image of a known format. Names the path.
 pub fn decode_file(path: &Path, options: &DecodeOptions) -> Result<RgbImage, DataError> {
+    decode_file_in(path, options, Detail::Full)
+}
+
+/// Decodes a file's content in the detail wanted, or in more.
+///
+/// # Errors
+/// As [`decode_file`].
+pub fn decode_file_in(
+    path: &Path,
+    options: &DecodeOptions,
+    detail: Detail,
+) -> Result<RgbImage, DataError> {
     let bytes = std::fs::read(path).map_err(|source| DataError::read(path, source))?;
-    decode(&bytes, options).map_err(|source| DataError::Unreadable { path: path.into(), source })
+    let decoded = decode_in(&bytes, options, detail);
+    decoded.map_err(|source| DataError::Unreadable { path: path.into(), source })
 }
 
 /// Decodes an image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF (first page).
@@ -48,9 +87,21 @@ pub fn decode_file(path: &Path, options: &DecodeOptions) -> Result<RgbImage, Dat
 /// # Errors
 /// If the bytes are not a whole image of a known format, or have too many pixels.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+    decode_in(bytes, options, Detail::Full)
+}
+
+/// Decodes an image in the detail wanted, or in more.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_in(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    detail: Detail,
+) -> Result<RgbImage, DecodeError> {
     let (format, bytes) = sniff(bytes)?;
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        Format::Jpeg => jpeg::decode(bytes, options),
+        Format::Jpeg => jpeg::decode(bytes, options, detail),
         Format::Other(name, format) => other(bytes, name, format, options),
     }));
     decoded.unwrap_or_else(|_| {

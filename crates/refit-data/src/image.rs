@@ -76,6 +76,13 @@ impl RgbImage {
         let (pixels, _) = self.pixels.as_chunks_mut::<3>();
         pixels.chunks_exact_mut(self.width as usize).for_each(<[[u8; 3]]>::reverse);
     }
+
+    /// Left and right mirrored: what [`flip_horizontal`](Self::flip_horizontal) would leave.
+    pub fn flipped_horizontal(&self) -> Self {
+        let rows = self.pixels.chunks_exact(self.width as usize * 3);
+        let pixels = rows.flat_map(|row| row.as_chunks::<3>().0.iter().rev()).flatten();
+        Self { pixels: pixels.copied().collect(), ..*self }
+    }
 }
 
 impl std::fmt::Debug for RgbImage {
@@ -91,7 +98,9 @@ mod tests {
     #[test]
     fn flips_each_row() {
         let mut image = RgbImage::new(2, 2, vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        let flipped = image.flipped_horizontal();
         image.flip_horizontal();
+        assert_eq!(image, flipped);
         assert_eq!(image.pixels(), [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]);
         assert_eq!(image.pixel(1, 0), [1, 2, 3]);
         assert_eq!(format!("{image:?}"), "RgbImage(2x2)");

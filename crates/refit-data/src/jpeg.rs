@@ -11,22 +11,30 @@
 use std::ops::Range;
 
 use image::metadata::Orientation;
+use memchr::memchr;
 use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 use zune_jpeg::{JpegDecoder, errors::DecodeErrors as JpegError};
 
 use crate::decode::{check_size, oriented, said};
-use crate::{DecodeError, DecodeOptions, RgbImage};
+use crate::{DecodeError, DecodeOptions, Detail, RgbImage, scaled_jpeg};
 
 const FORMAT: &str = "JPEG";
 
-/// Decodes a JPEG that begins with its start-of-image marker.
-pub(crate) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+/// Decodes a JPEG that begins with its start-of-image marker, in the detail wanted or more.
+pub(crate) fn decode(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    detail: Detail,
+) -> Result<RgbImage, DecodeError> {
     let layout = Layout::of(bytes)?;
     if let Some(frame) = &layout.frame {
         check_size(FORMAT, frame.width.into(), frame.height.into(), options)?;
     }
     if let Some(missing) = layout.missing() {
         return Err(DecodeError::Truncated { format: FORMAT, detail: missing });
+    }
+    if let Some(image) = layout.scaled(bytes, detail) {
+        return Ok(image);
     }
     let data = layout.data(bytes);
     let settings = DecoderOptions::default()
@@ -159,6 +167,24 @@ impl Layout {
         })
     }
 
+    /// The picture at a part of its sides, if that is detail enough and its kind can be.
+    fn scaled(&self, bytes: &[u8], detail: Detail) -> Option<RgbImage> {
+        let frame = self.frame.as_ref()?;
+        let side = |length: u16, kept: usize| (usize::from(length) * kept).div_ceil(8) as u32;
+        let enough =
+            |kept: &usize| detail.is_met_by(side(frame.width, *kept), side(frame.height, *kept));
+        let kept = [1, 2, 4].into_iter().find(enough)?;
+        let segments = || self.segments.iter().map(|range| &bytes[range.clone()]);
+        let image = scaled_jpeg::decode(segments(), kept)?;
+        // The last one counts, as for the full decoder.
+        let exif = segments().filter_map(|segment| match segment {
+            [0xff, 0xe1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] => Some(exif),
+            _ => None,
+        });
+        let orientation = exif.last().and_then(Orientation::from_exif_chunk);
+        Some(oriented(image, orientation.unwrap_or(Orientation::NoTransforms)))
+    }
+
     /// The bytes to decode, without junk.
     ///
     /// At an end marker the decoder goes on with zeros for as long as there are rows to fill. It
@@ -168,11 +194,10 @@ impl Layout {
         let one_run = matches!(&self.frame, Some(frame) if !frame.progressive)
             && matches!(&self.scans[..], [scan] if scan.restart_interval == 0);
         let count = if one_run { self.segments.len() - 1 } else { self.segments.len() };
-        let mut data: Vec<u8> = self.segments[..count]
-            .iter()
-            .flat_map(|range| &bytes[range.clone()])
-            .copied()
-            .collect();
+        let mut data = Vec::with_capacity(bytes.len() + 8);
+        for range in &self.segments[..count] {
+            data.extend_from_slice(&bytes[range.clone()]);
+        }
         if one_run {
             data.extend([0; 8]);
         }
@@ -242,9 +267,7 @@ fn next_marker(bytes: &[u8], from: usize) -> Option<(usize, u8)> {
 /// and how many restarts they hold.
 fn end_of_scan(bytes: &[u8], from: usize) -> (usize, usize) {
     let (mut at, mut restarts) = (from, 0);
-    while let Some(found) =
-        bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xff))
-    {
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr(0xff, rest)) {
         at += found;
         match bytes.get(at + 1) {
             Some(0x00) => at += 2,
@@ -264,7 +287,7 @@ mod tests {
     use image::ImageFormat;
 
     fn read(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
-        decode(bytes, &DecodeOptions::default())
+        decode(bytes, &DecodeOptions::default(), Detail::Full)
     }
 
     const END: [u8; 2] = [0xff, 0xd9];

@@ -49,6 +49,7 @@ mod jpeg;
 mod parallel;
 pub mod preprocess;
 mod rng;
+mod scaled_jpeg;
 pub mod source;
 #[cfg(test)]
 mod test_data;
@@ -57,7 +58,7 @@ pub use crate::augment::{Augment, ColourJitter, RandomCrop};
 pub use crate::batch::{Batch, ImageCache, Loader, LoaderOptions};
 pub use crate::cache::{CacheKey, CacheOptions, FeatureCache};
 pub use crate::check::{CheckOptions, Checked, ContentHash, Skipped, Strictness, check_readable};
-pub use crate::decode::{DecodeOptions, decode, decode_file};
+pub use crate::decode::{DecodeOptions, Detail, decode, decode_file, decode_file_in, decode_in};
 pub use crate::error::{DataError, DecodeError, Hint};
 pub use crate::image::RgbImage;
 pub use crate::preprocess::{Interpolation, Preprocess, Resize};

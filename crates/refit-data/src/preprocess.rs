@@ -10,7 +10,7 @@ use fir::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fir::pixels::U8x3;
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, RgbImage};
+use crate::{DataError, Detail, RgbImage};
 
 /// Enters every cache key: raised when the same file and settings come to give other pixels.
 pub(crate) const PIPELINE_VERSION: u32 = 1;
@@ -114,6 +114,25 @@ impl Preprocess {
         self.normalize_into(&self.square(image), out);
     }
 
+    /// The detail that suffices: twice what the resize gives, so that what decoding leaves out
+    /// would not be seen, nor in a random crop of a third of the area.
+    pub fn detail(&self) -> Detail {
+        let twice = |side: usize| u32::try_from(2 * side).unwrap_or(u32::MAX);
+        match self.resize {
+            Resize::ShorterSide { to } => Detail::AtLeast { shorter: twice(to), longer: 0 },
+            Resize::Squash => Detail::AtLeast { shorter: twice(self.size), longer: 0 },
+            Resize::Letterbox { .. } => Detail::AtLeast { shorter: 1, longer: twice(self.size) },
+        }
+    }
+
+    /// As [`apply_into`](Self::apply_into), with a pixel's channels side by side: `[size, size, 3]`.
+    ///
+    /// # Panics
+    /// If the settings are not [valid](Self::validate), or `out` is not [`len`](Self::len) long.
+    pub fn apply_channels_last_into(&self, image: &RgbImage, out: &mut [f32]) {
+        self.normalize_channels_last_into(&self.square(image), out);
+    }
+
     /// The resized and cropped image, `size` by `size`, before its values are normalized.
     ///
     /// # Panics
@@ -163,25 +182,43 @@ impl Preprocess {
     /// # Panics
     /// If the image is not `size` by `size` or `out` not [`len`](Self::len) long.
     pub fn normalize_into(&self, image: &RgbImage, out: &mut [f32]) {
-        let plane = self.size * self.size;
-        assert_eq!(
-            (image.width() as usize, image.height() as usize),
-            (self.size, self.size),
-            "normalize_into: sides of the image"
-        );
-        assert_eq!(out.len(), 3 * plane, "normalize_into: length of `out`");
-        let table = |c: usize| {
-            std::array::from_fn::<f32, 256, _>(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c])
-        };
-        let (r, g, b) = (table(0), table(1), table(2));
-        let (red, rest) = out.split_at_mut(plane);
-        let (green, blue) = rest.split_at_mut(plane);
-        let pixels = image.pixels().as_chunks::<3>().0;
+        let (pixels, [r, g, b]) = (self.checked(image, out), self.tables());
+        let (red, rest) = out.split_at_mut(pixels.len());
+        let (green, blue) = rest.split_at_mut(pixels.len());
         for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
             *red = r[usize::from(pixel[0])];
             *green = g[usize::from(pixel[1])];
             *blue = b[usize::from(pixel[2])];
         }
+    }
+
+    /// As [`normalize_into`](Self::normalize_into), with a pixel's channels side by side:
+    /// `[size, size, 3]`.
+    ///
+    /// # Panics
+    /// If the image is not `size` by `size` or `out` not [`len`](Self::len) long.
+    pub fn normalize_channels_last_into(&self, image: &RgbImage, out: &mut [f32]) {
+        let (pixels, [r, g, b]) = (self.checked(image, out), self.tables());
+        for (pixel, out) in pixels.iter().zip(out.as_chunks_mut::<3>().0) {
+            *out = [r[usize::from(pixel[0])], g[usize::from(pixel[1])], b[usize::from(pixel[2])]];
+        }
+    }
+
+    /// The pixels of a square image, if it and `out` have the lengths that they should.
+    fn checked<'a>(&self, image: &'a RgbImage, out: &[f32]) -> &'a [[u8; 3]] {
+        assert_eq!(
+            (image.width() as usize, image.height() as usize),
+            (self.size, self.size),
+            "normalize_into: sides of the image"
+        );
+        assert_eq!(out.len(), self.len(), "normalize_into: length of `out`");
+        image.pixels().as_chunks().0
+    }
+
+    /// What each byte becomes, by channel.
+    fn tables(&self) -> [[f32; 256]; 3] {
+        let value = |c: usize, v: usize| (v as f32 / 255.0 - self.mean[c]) / self.std[c];
+        std::array::from_fn(|c| std::array::from_fn(|v| value(c, v)))
     }
 
     /// A hash of everything that decides the pixels, the version of this code included: a part of
@@ -423,6 +460,17 @@ mod tests {
         for (c, v) in [(0, 0.0f32), (1, 128.0), (2, 255.0)] {
             let expected = (v / 255.0 - BASE.mean[c]) / BASE.std[c];
             assert!(values[c * 16..][..16].iter().all(|&value| value == expected), "{c}");
+        }
+    }
+
+    #[test]
+    fn channels_last_are_the_same_values() {
+        let image = synthetic(19, 23, 1);
+        let planes = BASE.apply(&image);
+        let mut pixels = vec![0.0; BASE.len()];
+        BASE.apply_channels_last_into(&image, &mut pixels);
+        for (at, value) in pixels.iter().enumerate() {
+            assert_eq!(*value, planes[at % 3 * 16 + at / 3]);
         }
     }
 

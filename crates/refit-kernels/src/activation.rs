@@ -1,5 +1,7 @@
 //! Elementwise functions at the end of a convolution or at the entry of the next.
 
+use crate::simd::Simd;
+
 /// An elementwise function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activation {
@@ -39,5 +41,27 @@ impl Activation {
     pub fn derivative(self, x: f32) -> f32 {
         let (low, high) = self.bounds();
         if x > low && x < high { 1.0 } else { 0.0 }
+    }
+
+    /// [`of`](Self::of) a vector.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn of_vector<S: Simd>(self, x: S::V) -> S::V {
+        let (low, high) = self.bounds();
+        // SAFETY: by the caller's word.
+        unsafe { S::clamp(x, S::splat(low), S::splat(high)) }
+    }
+
+    /// `g * derivative(x)`, vector by vector; 0 where the derivative is 0, whatever `g`.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn gradient_vector<S: Simd>(self, g: S::V, x: S::V) -> S::V {
+        let (low, high) = self.bounds();
+        // SAFETY: by the caller's word.
+        unsafe { S::keep_between(g, x, S::splat(low), S::splat(high)) }
     }
 }

@@ -12,11 +12,20 @@
 mod activation;
 mod buffer;
 mod conv;
+pub mod depthwise;
 mod elementwise;
+mod layout;
 mod norm;
+mod partials;
+mod peak;
+mod pool;
+mod rows;
 mod simd;
+#[cfg(test)]
+mod testing;
 mod threads;
 mod tile;
+mod walk;
 mod winograd;
 
 pub use activation::Activation;
@@ -25,9 +34,15 @@ pub use conv::{
     ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,
     input_gradient_through, weight_gradient,
 };
-pub use elementwise::{Bounds, add_clamp, clamp, clamp_gradient, scale_shift_clamp};
+pub use elementwise::accumulate;
+pub use layout::{to_channels_first, to_channels_last};
 pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,
+};
+pub use peak::measure_peak;
+pub use pool::{
+    Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
+    mean_pool, mean_pool_gradient,
 };
 pub use simd::Isa;

@@ -124,6 +124,12 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `v` where `low < x < high`, else zero.
     unsafe fn keep_between(v: Self::V, x: Self::V, low: Self::V, high: Self::V) -> Self::V;
+    /// `a` where `x > y` or `x` is NaN, else `b`.
+    unsafe fn select_above(x: Self::V, y: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// The first `n <= LANES` bytes as numbers; zeros beyond.
+    unsafe fn load_bytes(p: *const u8, n: usize) -> Self::V;
+    /// Stores the first `n <= LANES` values, whole numbers up to 255, as bytes.
+    unsafe fn store_bytes(p: *mut u8, v: Self::V, n: usize);
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {

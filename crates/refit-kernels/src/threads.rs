@@ -42,21 +42,30 @@ pub(crate) fn with_scratch<R>(len: usize, use_it: impl FnOnce(&mut [f32]) -> R) 
 
 /// A pointer that tasks share; each task touches values that no other does.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32);
+pub(crate) struct Shared<T = f32>(*mut T);
 
 // SAFETY: the users of `Shared` touch disjoint values (said where they do).
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
-    pub(crate) fn new(values: &mut [f32]) -> Self {
+impl<T> Shared<T> {
+    pub(crate) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr())
     }
 
     /// The first value.
-    pub(crate) fn ptr(&self) -> *mut f32 {
+    pub(crate) fn ptr(&self) -> *mut T {
         self.0
+    }
+
+    /// `len` values from `start` on.
+    ///
+    /// # Safety
+    /// They lie within the values, which are still borrowed, and no one else touches them meanwhile.
+    pub(crate) unsafe fn part<'a>(&self, start: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }
 

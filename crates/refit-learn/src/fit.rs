@@ -264,7 +264,7 @@ impl State {
         let settings = options.training;
         let norms = settings.norms.into();
         let device = self.net.device().clone();
-        let pass: Pass =
+        let mut pass: Pass =
             training.pass(&self.net, step.boundary, TrainingOptions { norms, dropout_key });
         let targets =
             Targets::new(&step.labels, options.class_weights, settings.smoothing, &device);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Tensor;
 
+use crate::cpu::{self, program::Program};
 use crate::graph::{GraphError, NodeId};
 use crate::layer::{Activation, BatchNorm, Conv, Layer, MaxPool, Misfit};
 use crate::network::Network;
@@ -118,10 +119,15 @@ enum Kernel {
 /// A network, or a part of it, ready to run without gradients: batch norms are folded into the
 /// convolutions before them, activations and residuals fused, dropout left out.
 #[derive(Debug)]
-pub struct Compiled {
-    given: Vec<NodeId>,
-    steps: Vec<(Step, Vec<NodeId>, Kernel)>,
-    outputs: Vec<NodeId>,
+pub struct Compiled(Engine);
+
+/// What runs it.
+#[derive(Debug)]
+enum Engine {
+    /// `refit-kernels`, on the CPU.
+    Kernels(Program),
+    /// Operations on Burn's tensors, on any device.
+    Tensors { given: Vec<NodeId>, steps: Vec<(Step, Vec<NodeId>, Kernel)>, outputs: Vec<NodeId> },
 }
 
 impl Network {
@@ -147,9 +153,9 @@ impl Network {
         };
         let (given, outputs) = (find(given)?, find(outputs)?);
         let compiled = Compiled::new(self, given, outputs);
-        match compiled.steps.iter().find(|(step, ..)| step.main == 0) {
-            None => Ok(compiled),
-            Some(_) => Err(GraphError::Misfit {
+        match compiled.takes_input() {
+            false => Ok(compiled),
+            true => Err(GraphError::Misfit {
                 net: self.graph.name().to_owned(),
                 layer: self.graph.nodes()[0].name.clone(),
                 misfit: Misfit("is needed too, but not given".into()),
@@ -165,6 +171,16 @@ impl Network {
 
 impl Compiled {
     pub(crate) fn new(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
+        if !cpu::runs_on(net.device()) {
+            return Self::on_tensors(net, given, outputs);
+        }
+        let known: BTreeSet<NodeId> = given.iter().copied().collect();
+        let plan = Plan::new(&net.graph, &known, &outputs);
+        Self(Engine::Kernels(Program::new(net, plan, given, &outputs)))
+    }
+
+    /// Compiled to operations on tensors, which every device has.
+    fn on_tensors(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
         let known: BTreeSet<NodeId> = given.iter().copied().collect();
         let plan = Plan::new(&net.graph, &known, &outputs);
         let prepare = |step: Step| {
@@ -172,7 +188,16 @@ impl Compiled {
             let kernel = prepare(net, &step);
             (step, inputs, kernel)
         };
-        Self { given, steps: plan.steps.into_iter().map(prepare).collect(), outputs }
+        let steps = plan.steps.into_iter().map(prepare).collect();
+        Self(Engine::Tensors { given, steps, outputs })
+    }
+
+    /// Whether it needs the images themselves, which were not given.
+    fn takes_input(&self) -> bool {
+        match &self.0 {
+            Engine::Kernels(program) => program.takes_input(),
+            Engine::Tensors { steps, .. } => steps.iter().any(|(step, ..)| step.main == 0),
+        }
     }
 
     /// Runs over a batch of images `[n, 3, h, w]`; values in the order of the compiled outputs.
@@ -185,13 +210,22 @@ impl Compiled {
     /// # Panics
     /// If the number of values differs.
     pub fn run_from(&self, given: Vec<Value>) -> Vec<Value> {
-        assert_eq!(given.len(), self.given.len(), "one value for each given layer");
-        let mut values = Values::new(self.given.iter().copied().zip(given));
-        for (step, inputs, kernel) in &self.steps {
-            let value = kernel.run(step, inputs, &values);
-            values.finish(step, value);
+        let wanted = match &self.0 {
+            Engine::Kernels(program) => program.given().len(),
+            Engine::Tensors { given, .. } => given.len(),
+        };
+        assert_eq!(given.len(), wanted, "one value for each given layer");
+        match &self.0 {
+            Engine::Kernels(program) => program.run(given),
+            Engine::Tensors { given: nodes, steps, outputs } => {
+                let mut values = Values::new(nodes.iter().copied().zip(given));
+                for (step, inputs, kernel) in steps {
+                    let value = kernel.run(step, inputs, &values);
+                    values.finish(step, value);
+                }
+                outputs.iter().map(|&id| values.get(id)).collect()
+            }
         }
-        self.outputs.iter().map(|&id| values.get(id)).collect()
     }
 }
 
@@ -241,18 +275,7 @@ fn prepare(net: &Network, step: &Step) -> Kernel {
     let bias = |id| net.has_bias(id).then(|| net.parameter(id, "bias").value.clone());
     match net.graph.nodes()[step.main].layer {
         Layer::Conv(conv) => {
-            let weight = matrix(net, step.main);
-            let shift = bias(step.main);
-            let (weight, shift) = match step.norm {
-                None => {
-                    (weight, shift.unwrap_or_else(|| Tensor::zeros([conv.channels], net.device())))
-                }
-                Some(norm) => {
-                    let (scale, offset) = stored_norm(net, norm);
-                    let shift = shift.map_or(offset.clone(), |b| b * scale.clone() + offset);
-                    (weight * scale.reshape([-1, 1]), shift)
-                }
-            };
+            let (weight, shift) = folded_conv(net, step.main, step.norm);
             let [kh, kw] = conv.kernel;
             let [rows, columns] = weight.dims();
             let weight = weight.reshape([rows, columns / (kh * kw), kh, kw]);
@@ -271,6 +294,23 @@ fn prepare(net: &Network, step: &Step) -> Kernel {
         }
         Layer::Dropout(_) | Layer::Input { .. } => Kernel::Pass,
     }
+}
+
+/// A convolution's weights `[out, everything else]` and shift `[out]`, the norm behind it folded in.
+pub(crate) fn folded_conv(
+    net: &Network,
+    conv: NodeId,
+    norm: Option<NodeId>,
+) -> (Tensor<2>, Tensor<1>) {
+    let weight = matrix(net, conv);
+    let bias = net.has_bias(conv).then(|| net.parameter(conv, "bias").value.clone());
+    let Some(norm) = norm else {
+        let zeros = || Tensor::zeros([weight.dims()[0]], net.device());
+        return (weight.clone(), bias.unwrap_or_else(zeros));
+    };
+    let (scale, offset) = stored_norm(net, norm);
+    let shift = bias.map_or(offset.clone(), |b| b * scale.clone() + offset);
+    (weight * scale.reshape([-1, 1]), shift)
 }
 
 /// The weights of a node as `[out, everything else]`.

@@ -6,6 +6,7 @@
 //! trained runs through [`Training`]. Both reach the device through [`ops`].
 
 pub mod atomic_file;
+mod cpu;
 mod edit;
 mod error;
 mod frozen;
@@ -21,6 +22,7 @@ pub mod state_dict;
 mod training;
 pub mod zoo;
 
+pub use cpu::clock::{Phase, StepTime, profile};
 pub use edit::{Edit, EditError, HeadKind};
 pub use error::Hint;
 pub use frozen::{Compiled, Value};
@@ -30,5 +32,6 @@ pub use layer::{
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};
+pub use refit_kernels::measure_peak;
 pub use shape::Shape;
 pub use training::{NormStatistics, Pass, Training, TrainingOptions};

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::cpu;
+use crate::cpu::map::floats;
+use crate::cpu::tape::{Recorded, Tape, record};
 use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
 use crate::graph::NodeId;
 use crate::layer::{Activation, BatchNorm, Conv, Layer};
@@ -45,8 +48,17 @@ pub struct Training {
 pub struct Pass {
     /// The network's output `[n, classes]`, tracked.
     pub logits: Tensor<2>,
-    leaves: BTreeMap<String, Tensor<1>>,
+    way_back: WayBack,
     statistics: Vec<(NodeId, Tensor<1>, Tensor<1>)>,
+}
+
+/// How gradients come from the loss to the parameters.
+#[derive(Debug)]
+enum WayBack {
+    /// The tape of a pass on the CPU, until it is used; the logits are a leaf.
+    Tape(Option<Tape>, Device),
+    /// Burn's, down to these leaves.
+    Leaves(BTreeMap<String, Tensor<1>>),
 }
 
 impl Training {
@@ -83,6 +95,25 @@ impl Training {
 
     /// Runs the trained part from the boundary's values, recording what gradients need.
     pub fn pass(&self, net: &Network, boundary: Vec<Value>, options: TrainingOptions) -> Pass {
+        if !cpu::runs_on(net.device()) {
+            return self.pass_on_tensors(net, boundary, options);
+        }
+        let boundary = self.boundary.iter().copied().zip(boundary);
+        let Recorded { tape, output, statistics } = record(net, &self.plan, boundary, options);
+        Pass {
+            logits: output.vector().autodiff().require_grad(),
+            way_back: WayBack::Tape(Some(tape), net.device().clone()),
+            statistics,
+        }
+    }
+
+    /// The same by operations on tensors, which every device has.
+    pub(crate) fn pass_on_tensors(
+        &self,
+        net: &Network,
+        boundary: Vec<Value>,
+        options: TrainingOptions,
+    ) -> Pass {
         let lifted = boundary.into_iter().map(|value| match value {
             Value::Map(x) => Value::Map(x.autodiff()),
             Value::Vector(x) => Value::Vector(x.autodiff()),
@@ -96,7 +127,7 @@ impl Training {
         }
         Pass {
             logits: values.get(net.graph.output()).vector(),
-            leaves: recorder.leaves,
+            way_back: WayBack::Leaves(recorder.leaves),
             statistics: recorder.statistics,
         }
     }
@@ -118,12 +149,26 @@ fn trained_nodes(net: &Network) -> BTreeSet<NodeId> {
 
 impl Pass {
     /// The gradients of `loss`, a scalar computed from the logits, by parameter name.
-    pub fn gradients(&self, loss: &Tensor<1>) -> BTreeMap<String, Tensor<1>> {
+    ///
+    /// # Panics
+    /// If they were taken before: what they need is gone then.
+    pub fn gradients(&mut self, loss: &Tensor<1>) -> BTreeMap<String, Tensor<1>> {
         let mut gradients = loss.backward();
-        let of = |(name, leaf): (&String, &Tensor<1>)| {
-            Some((name.clone(), leaf.grad_remove(&mut gradients)?))
-        };
-        self.leaves.iter().filter_map(of).collect()
+        match &mut self.way_back {
+            WayBack::Tape(tape, device) => {
+                let tape = tape.take().expect("gradients are taken once a pass");
+                let Some(logits) = self.logits.grad_remove(&mut gradients) else {
+                    return BTreeMap::new();
+                };
+                tape.gradients(floats(&logits.into_data()), device)
+            }
+            WayBack::Leaves(leaves) => {
+                let of = |(name, leaf): (&String, &Tensor<1>)| {
+                    Some((name.clone(), leaf.grad_remove(&mut gradients)?))
+                };
+                leaves.iter().filter_map(of).collect()
+            }
+        }
     }
 
     /// Moves the running statistics of `net` towards this pass's batch.
@@ -265,7 +310,7 @@ impl Recorder<'_> {
 }
 
 /// 0 for a dropped value, `1 / (1 - share)` for a kept one; depends on `key` and `name` alone.
-fn dropout_mask(key: u64, name: &str, share: f32, len: usize) -> Vec<f32> {
+pub(crate) fn dropout_mask(key: u64, name: &str, share: f32, len: usize) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"refit dropout").update(&key.to_le_bytes()).update(name.as_bytes());
     let mut rng = StdRng::from_seed(*hasher.finalize().as_bytes());

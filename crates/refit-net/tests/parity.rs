@@ -87,7 +87,7 @@ fn check_gradients(name: &str, norms: NormStatistics, tolerance: f64) {
     let training = Training::new(&golden.network);
     let boundary = training.run_frozen(golden.input(shape));
     let options = TrainingOptions { norms, dropout_key: 0 };
-    let pass = training.pass(&golden.network, boundary, options);
+    let mut pass = training.pass(&golden.network, boundary, options);
 
     let logits: Vec<f32> = pass.logits.to_data().iter::<f32>().collect();
     assert!(golden.error("logits", &logits) <= FORWARD, "{name}: logits");

@@ -92,4 +92,32 @@ impl Simd for Neon {
             vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), inside))
         }
     }
+    #[inline(always)]
+    unsafe fn select_above(
+        x: float32x4_t,
+        y: float32x4_t,
+        a: float32x4_t,
+        b: float32x4_t,
+    ) -> float32x4_t {
+        unsafe {
+            let number = vceqq_f32(x, x);
+            vbslq_f32(vorrq_u32(vcgtq_f32(x, y), vmvnq_u32(number)), a, b)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8, n: usize) -> float32x4_t {
+        let mut values = [0.0; 4];
+        for (i, value) in values.iter_mut().enumerate().take(n) {
+            *value = f32::from(unsafe { *p.add(i) });
+        }
+        unsafe { vld1q_f32(values.as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: float32x4_t, n: usize) {
+        let mut values = [0.0; 4];
+        unsafe { vst1q_f32(values.as_mut_ptr(), v) };
+        for (i, value) in values.iter().enumerate().take(n) {
+            unsafe { *p.add(i) = *value as u8 };
+        }
+    }
 }

@@ -80,4 +80,20 @@ impl Simd for Scalar {
     unsafe fn keep_between(v: V, x: V, low: V, high: V) -> V {
         std::array::from_fn(|i| if x[i] > low[i] && x[i] < high[i] { v[i] } else { 0.0 })
     }
+    #[inline(always)]
+    unsafe fn select_above(x: V, y: V, a: V, b: V) -> V {
+        std::array::from_fn(|i| if x[i] > y[i] || x[i].is_nan() { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8, n: usize) -> V {
+        // SAFETY: only the first `n` are read.
+        std::array::from_fn(|i| if i < n { f32::from(unsafe { *p.wrapping_add(i) }) } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: V, n: usize) {
+        for (i, v) in v.into_iter().enumerate().take(n) {
+            // SAFETY: only the first `n` are written.
+            unsafe { *p.add(i) = v as u8 }
+        }
+    }
 }

@@ -85,6 +85,35 @@ impl Simd for Avx512 {
             _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(above, x, high), v)
         }
     }
+    #[inline(always)]
+    unsafe fn select_above(x: __m512, y: __m512, a: __m512, b: __m512) -> __m512 {
+        unsafe {
+            let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, y);
+            _mm512_mask_blend_ps(above | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), b, a)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8, n: usize) -> __m512 {
+        unsafe {
+            let bytes = if n == 16 { _mm_loadu_si128(p.cast()) } else { first_bytes(p, n) };
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: __m512, n: usize) {
+        unsafe { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), mask16(n), _mm512_cvttps_epi32(v)) }
+    }
+}
+
+/// The first `n <= 16` bytes; zeros beyond.
+#[inline(always)]
+unsafe fn first_bytes(p: *const u8, n: usize) -> __m128i {
+    let mut bytes = [0u8; 16];
+    // SAFETY: `n` bytes by the caller's word; `bytes` has sixteen; SSE2 is part of x86-64.
+    unsafe {
+        std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), n);
+        _mm_loadu_si128(bytes.as_ptr().cast())
+    }
 }
 
 /// Eight lanes.
@@ -168,6 +197,31 @@ impl Simd for Avx2 {
             let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, low);
             let below = _mm256_cmp_ps::<_CMP_LT_OQ>(x, high);
             _mm256_and_ps(v, _mm256_and_ps(above, below))
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_above(x: __m256, y: __m256, a: __m256, b: __m256) -> __m256 {
+        unsafe {
+            let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, y);
+            _mm256_blendv_ps(b, a, _mm256_or_ps(above, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8, n: usize) -> __m256 {
+        unsafe {
+            let bytes = if n == 8 { _mm_loadl_epi64(p.cast()) } else { first_bytes(p, n) };
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: __m256, n: usize) {
+        let mut bytes = [0u8; 16];
+        unsafe {
+            let v = _mm256_cvttps_epi32(v);
+            let (low, high) = (_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let words = _mm_packus_epi32(low, high);
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm_packus_epi16(words, words));
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, n);
         }
     }
 }

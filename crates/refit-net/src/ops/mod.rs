@@ -1,11 +1,11 @@
 //! The fused operations that networks run on, as an extension of Burn's backends.
 //!
 //! [`CnnOps`] declares each operation with a body composed of Burn's own, so that every backend
-//! works; [`Flex`](burn::backend::Flex) overrides what it does faster (`flex`), and `Autodiff`
-//! differentiates once for all backends (`autodiff`). The free functions here take tensors.
+//! works, and `Autodiff` differentiates once for all backends (`autodiff`). The free functions here
+//! take tensors. On a CPU networks don't come this way but run on `refit-kernels` as a whole
+//! (`cpu`); tests compare the two.
 
 mod autodiff;
-mod flex;
 
 use burn::backend::ops::ConvOptions;
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -255,6 +255,9 @@ pub trait CnnOps: Backend {
         Self::float_reshape(Self::float_mean_dim(flat, 2), Shape::new([n, c]))
     }
 }
+
+/// Operation by operation, [`Flex`](burn::backend::Flex) is the reference.
+impl CnnOps for burn::backend::Flex {}
 
 /// Convolution; see [`CnnOps::convolve`].
 pub fn convolve(x: Tensor<4>, weight: Tensor<4>, geometry: Geometry) -> Tensor<4> {

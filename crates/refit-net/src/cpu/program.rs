@@ -1,0 +1,235 @@
+//! The frozen part of a network, ready to run: weights packed, everything fused.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Device;
+use refit_kernels::{
+    Buffer, Entering, Exit, Filter, PoolShape, convolve, enter, max_pool, mean_pool,
+};
+
+use super::clock::{Phase, timed};
+use super::map::{Map, floats};
+use super::{conv_shape, linear_shape};
+use crate::frozen::{Value, folded_conv, stored_norm};
+use crate::graph::NodeId;
+use crate::layer::{Conv, Layer, MaxPool};
+use crate::network::Network;
+use crate::plan::{Plan, Step};
+use crate::shape::Shape;
+
+/// Steps over maps, with their parameters packed.
+#[derive(Debug)]
+pub(crate) struct Program {
+    steps: Vec<Prepared>,
+    given: Vec<NodeId>,
+    /// The wanted nodes, and whether their values are vectors.
+    outputs: Vec<(NodeId, bool)>,
+    device: Device,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    step: Step,
+    inputs: Vec<NodeId>,
+    kernel: Kernel,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
+    ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
+    Activate,
+    Add,
+    MaxPool(MaxPool),
+    MeanPool,
+    Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
+    Pass,
+}
+
+impl Program {
+    pub(crate) fn new(net: &Network, plan: Plan, given: Vec<NodeId>, wanted: &[NodeId]) -> Self {
+        let nodes = net.graph.nodes();
+        let prepare = |step: Step| Prepared {
+            inputs: nodes[step.main].inputs.clone(),
+            kernel: Kernel::new(net, &step),
+            step,
+        };
+        let is_vector = |&id: &NodeId| (id, matches!(nodes[id].shape, Shape::Vector { .. }));
+        Self {
+            steps: plan.steps.into_iter().map(prepare).collect(),
+            given,
+            outputs: wanted.iter().map(is_vector).collect(),
+            device: net.device().clone(),
+        }
+    }
+
+    /// The nodes it runs from.
+    pub(crate) fn given(&self) -> &[NodeId] {
+        &self.given
+    }
+
+    /// Whether it needs the images themselves, which were not given.
+    pub(crate) fn takes_input(&self) -> bool {
+        self.steps.iter().any(|p| p.step.main == 0)
+    }
+
+    /// Runs from the given nodes' values to the wanted ones.
+    pub(crate) fn run(&self, given: Vec<Value>) -> Vec<Value> {
+        let given = given.into_iter().map(Map::from);
+        let mut maps: BTreeMap<NodeId, Map> = self.given.iter().copied().zip(given).collect();
+        for prepared in &self.steps {
+            let layers = &prepared.step.layers;
+            let map = timed(layers, Phase::Forward, || prepared.run(&maps));
+            maps.insert(prepared.step.output, map);
+            for id in &prepared.step.last_uses {
+                maps.remove(id);
+            }
+        }
+        self.outputs
+            .iter()
+            .map(|(id, is_vector)| maps[id].to_value(*is_vector, &self.device))
+            .collect()
+    }
+}
+
+impl Prepared {
+    fn run(&self, maps: &BTreeMap<NodeId, Map>) -> Map {
+        let activation = self.step.activation.into();
+        let main = self.inputs[0];
+        match &self.kernel {
+            Kernel::Conv { conv, filter, shift } => {
+                let x = &maps[&main];
+                let residual = self.step.residual.map(|id| &maps[&id].values[..]);
+                let exit = Exit { shift: Some(shift), residual, activation };
+                run_conv(conv, filter, x, exit)
+            }
+            Kernel::Linear { filter, bias, outputs } => {
+                let x = &maps[&main];
+                let shape = linear_shape(x.shape[0], x.channels(), *outputs);
+                let mut y = Buffer::stale(shape.output_len());
+                let exit = Exit { shift: bias.as_deref(), ..Exit::default() };
+                convolve(&shape, &x.values, None, filter, exit, &mut y);
+                Map::new([x.shape[0], 1, 1, *outputs], y)
+            }
+            Kernel::ScaleShift { scale, shift } => {
+                let x = &maps[&main];
+                let entry = refit_kernels::Entry { scale, shift, activation };
+                entered(x, Some(entry), None, refit_kernels::Activation::Identity)
+            }
+            Kernel::Activate => entered(&maps[&main], None, None, activation),
+            Kernel::Add => entered(&maps[&main], None, Some(&maps[&self.inputs[1]]), activation),
+            Kernel::MaxPool(pool) => run_max_pool(pool, &maps[&main], None, None),
+            Kernel::MeanPool => run_mean_pool(&maps[&main], None),
+            Kernel::Pass => maps[&main].clone(),
+        }
+    }
+}
+
+fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit) -> Map {
+    let shape = conv_shape(conv, x.shape);
+    let [h, w] = shape.out_size();
+    let mut y = Buffer::stale(shape.output_len());
+    convolve(&shape, &x.values, None, filter, exit, &mut y);
+    Map::new([shape.batch, h, w, shape.out_channels], y)
+}
+
+fn entered(
+    x: &Map,
+    entry: Option<refit_kernels::Entry>,
+    other: Option<&Map>,
+    activation: refit_kernels::Activation,
+) -> Map {
+    let mut y = Buffer::stale(x.values.len());
+    let other = other.map(|o| Entering { x: &o.values, entry: None });
+    enter(Entering { x: &x.values, entry }, other, activation, &mut y);
+    Map::new(x.shape, y)
+}
+
+/// The maxima of windows; where they came from goes to `indices`.
+pub(super) fn run_max_pool(
+    pool: &MaxPool,
+    x: &Map,
+    entry: Option<refit_kernels::Entry>,
+    indices: Option<&mut Vec<u8>>,
+) -> Map {
+    let shape = pool_shape(pool, x.shape);
+    let [h, w] = shape.out_size;
+    let mut y = Buffer::stale(shape.output_len());
+    let indices = indices.map(|indices| {
+        indices.resize(shape.output_len(), 0);
+        &mut indices[..]
+    });
+    max_pool(&shape, &x.values, entry, &mut y, indices);
+    Map::new([x.shape[0], h, w, x.channels()], y)
+}
+
+pub(super) fn pool_shape(
+    pool: &MaxPool,
+    [batch, height, width, channels]: [usize; 4],
+) -> PoolShape {
+    PoolShape {
+        batch,
+        height,
+        width,
+        channels,
+        window: [pool.window; 2],
+        stride: [pool.stride; 2],
+        padding: [(pool.padding, pool.padding); 2],
+        out_size: [0; 2],
+    }
+    .rounded_down()
+}
+
+/// The mean of each channel.
+pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map {
+    let [n, _, _, c] = x.shape;
+    let mut y = Buffer::stale(n * c);
+    mean_pool(n, c, &x.values, entry, &mut y);
+    Map::new([n, 1, 1, c], y)
+}
+
+impl Kernel {
+    fn new(net: &Network, step: &Step) -> Self {
+        let nodes = net.graph.nodes();
+        let node = &nodes[step.main];
+        let input = node.inputs.first().map(|&id| nodes[id].shape);
+        match node.layer {
+            Layer::Conv(conv) => {
+                let (weight, shift) = folded_conv(net, step.main, step.norm);
+                let (weight, shift) = (weight.into_data(), shift.into_data());
+                let shape = conv_shape(&conv, nominal(input));
+                let filter = Filter::new(&shape, floats(&weight));
+                Self::Conv { conv, filter, shift: floats(&shift).to_vec() }
+            }
+            Layer::BatchNorm(_) => {
+                let (scale, shift) = stored_norm(net, step.main);
+                let values = |t: burn::tensor::Tensor<1>| floats(&t.into_data()).to_vec();
+                Self::ScaleShift { scale: values(scale), shift: values(shift) }
+            }
+            Layer::Activation { .. } => Self::Activate,
+            Layer::Add => Self::Add,
+            Layer::MaxPool(pool) => Self::MaxPool(pool),
+            Layer::GlobalAvgPool => Self::MeanPool,
+            Layer::Linear(_) => {
+                let weight = net.parameter(step.main, "weight");
+                let [outputs, features] = weight.shape[..] else { unreachable!("a matrix") };
+                let shape = linear_shape(1, features, outputs);
+                let bias = net.has_bias(step.main);
+                Self::Linear {
+                    filter: Filter::new(&shape, &weight.to_vec()),
+                    bias: bias.then(|| net.parameter(step.main, "bias").to_vec()),
+                    outputs,
+                }
+            }
+            Layer::Dropout(_) | Layer::Input { .. } => Self::Pass,
+        }
+    }
+}
+
+/// One image of a layer's nominal input.
+fn nominal(input: Option<Shape>) -> [usize; 4] {
+    match input {
+        Some(Shape::Map { channels, height, width }) => [1, height, width, channels],
+        _ => unreachable!("a convolution takes a feature map"),
+    }
+}

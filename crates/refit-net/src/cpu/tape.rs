@@ -1,0 +1,864 @@
+//! Training on the CPU: one pass forward that records what the way back needs, then the way back.
+//!
+//! A convolution's raw output is written once and kept; batch norm and activation are an *entry* of
+//! whoever reads it, applied anew each time. Only where a map is read more than once, or ends a
+//! residual block, is the entered map stored as well. So a network of convolution, norm and
+//! activation keeps one map a convolution, where a framework keeps two or three.
+//!
+//! Going back, a map's gradient comes from its reader already taken through the entry's activation
+//! and summed up; the norm's share then is a linear pass in place (Ioffe and Szegedy 2015,
+//! <https://arxiv.org/abs/1502.03167>), or nothing at all with stored statistics, whose scale moves
+//! into the weights.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use refit_kernels::{
+    self as kernels, Buffer, ConvShape, Entering, Entry, Filter, GradientSums, Moments, PoolShape,
+    Through, activation_gradient, affine_gradient, convolve, convolve_with_moments, enter,
+    gradient_through, input_gradient, input_gradient_through, max_pool_gradient,
+    mean_pool_gradient, moments, weight_gradient,
+};
+
+use super::clock::{Phase, timed};
+use super::map::{Map, floats};
+use super::program::{pool_shape, run_max_pool, run_mean_pool};
+use super::{conv_shape, linear_shape};
+use crate::frozen::Value;
+use crate::graph::NodeId;
+use crate::layer::{BatchNorm, Conv, Layer, MaxPool};
+use crate::network::Network;
+use crate::plan::{Plan, Step};
+use crate::training::{NormStatistics, TrainingOptions, dropout_mask};
+
+/// What a map passes when it is read: a norm, a bias, an activation.
+#[derive(Debug)]
+struct Passage {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    activation: kernels::Activation,
+    /// `[c]`: what a norm takes away, zero without one; products of gradients are taken around it.
+    mean: Vec<f32>,
+    /// `[c]`: one over a norm's deviation, 1 without one.
+    inverse_deviation: Vec<f32>,
+    /// Whether these are the batch's own, so that the gradient runs through them.
+    by_batch: bool,
+    /// The parameters that learn from it, by name.
+    learns: Vec<(Learner, String)>,
+}
+
+/// A parameter of a passage.
+#[derive(Debug, Clone, Copy)]
+enum Learner {
+    NormScale,
+    NormShift,
+    Bias,
+}
+
+impl Passage {
+    /// An activation alone.
+    fn plain(channels: usize, activation: kernels::Activation) -> Self {
+        Self {
+            scale: vec![1.0; channels],
+            shift: vec![0.0; channels],
+            activation,
+            mean: vec![0.0; channels],
+            inverse_deviation: vec![1.0; channels],
+            by_batch: false,
+            learns: Vec::new(),
+        }
+    }
+
+    fn entry(&self) -> Entry<'_> {
+        Entry { scale: &self.scale, shift: &self.shift, activation: self.activation }
+    }
+
+    /// Whether anything has to be summed over its gradient.
+    fn needs_sums(&self) -> bool {
+        self.by_batch || !self.learns.is_empty()
+    }
+
+    /// The gradient of one of its parameters.
+    fn learned(&self, learner: Learner, sums: &GradientSums) -> Vec<f32> {
+        let scaled = |values: &[f32], by: &[f32]| -> Vec<f32> {
+            values.iter().zip(by).map(|(v, b)| v * b).collect()
+        };
+        match learner {
+            Learner::NormShift => sums.sum.clone(),
+            Learner::NormScale => scaled(&sums.product, &self.inverse_deviation),
+            // The batch's mean takes a bias away again.
+            Learner::Bias if self.by_batch => vec![0.0; self.scale.len()],
+            Learner::Bias => scaled(&sums.sum, &self.scale),
+        }
+    }
+
+    /// The gradient before a norm by the batch's statistics of `count` pixels, in place of the one
+    /// behind it: `scale * (g - mean(g) - (x - mean) / variance * mean(g * (x - mean)))`.
+    fn take_back(&self, g: &mut [f32], x: &[f32], sums: &GradientSums, count: usize) {
+        let share = 1.0 / count as f32;
+        let channels = self.scale.len();
+        let (mut b, mut d) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
+        for c in 0..channels {
+            let scale = self.scale[c] * share;
+            let slope = -scale * self.inverse_deviation[c].powi(2) * sums.product[c];
+            b.push(slope);
+            d.push(-scale * sums.sum[c] - slope * self.mean[c]);
+        }
+        affine_gradient(g, x, &self.scale, &b, &d);
+    }
+}
+
+/// A map as it is read: the values and what they pass.
+#[derive(Debug, Clone)]
+struct Source {
+    map: Map,
+    passage: Option<Arc<Passage>>,
+}
+
+impl Source {
+    fn entry(&self) -> Option<Entry<'_>> {
+        self.passage.as_ref().map(|p| p.entry())
+    }
+
+    fn through(&self) -> Option<Through<'_>> {
+        let passage = self.passage.as_deref()?;
+        Some(Through { x: &self.map.values, entry: passage.entry(), center: &passage.mean })
+    }
+}
+
+/// A gradient with respect to what a node gives; with sums, it has been taken through the
+/// activation of the node's passage.
+#[derive(Debug)]
+struct Gradient {
+    values: Buffer,
+    sums: Option<GradientSums>,
+}
+
+/// One step as recorded.
+#[derive(Debug)]
+struct Record {
+    /// Its layers.
+    layers: Vec<NodeId>,
+    /// The node that it gives.
+    output: NodeId,
+    /// The node that it reads, and how.
+    x: NodeId,
+    source: Source,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// A convolution or linear layer, then its passage.
+    Conv {
+        shape: ConvShape,
+        weight: Arc<TensorData>,
+        learns: Option<String>,
+        end: End,
+    },
+    /// A norm or activation on its own: a passage over its input.
+    Passage(Source),
+    /// The sum of two maps.
+    Add {
+        other: NodeId,
+        output: Map,
+        activation: kernels::Activation,
+    },
+    MaxPool {
+        shape: PoolShape,
+        indices: Vec<u8>,
+    },
+    MeanPool,
+    Dropout {
+        mask: Buffer,
+    },
+    Pass,
+}
+
+/// What happens behind a convolution.
+#[derive(Debug)]
+struct End {
+    /// Its raw output and what that passes.
+    raw: Source,
+    /// What is added then, and the activation and the result of that.
+    residual: Option<(NodeId, kernels::Activation, Map)>,
+}
+
+/// The statistics of a norm's batch: mean and unbiased variance.
+pub(crate) type Statistics = (NodeId, Tensor<1>, Tensor<1>);
+
+/// A pass that can be gone back.
+#[derive(Debug)]
+pub(crate) struct Tape {
+    records: Vec<Record>,
+    output: NodeId,
+    /// Nodes whose gradients are of use.
+    tracked: BTreeMap<NodeId, bool>,
+}
+
+/// What a pass forward gives.
+pub(crate) struct Recorded {
+    pub tape: Tape,
+    pub output: Value,
+    pub statistics: Vec<Statistics>,
+}
+
+/// Runs `plan` from the boundary's values to the network's output.
+pub(crate) fn record(
+    net: &Network,
+    plan: &Plan,
+    boundary: impl IntoIterator<Item = (NodeId, Value)>,
+    options: TrainingOptions,
+) -> Recorded {
+    let given = boundary
+        .into_iter()
+        .map(|(id, value)| (id, Source { map: Map::from(value), passage: None }));
+    let sources: BTreeMap<NodeId, Source> = given.collect();
+    let tracked = sources.keys().map(|&id| (id, false)).collect();
+    let mut recorder = Recorder {
+        net,
+        options,
+        uses: uses(net, plan),
+        sources,
+        tracked,
+        records: Vec::new(),
+        statistics: Vec::new(),
+    };
+    for step in &plan.steps {
+        timed(&step.layers, Phase::Forward, || recorder.run(step));
+        for id in &step.last_uses {
+            recorder.sources.remove(id);
+        }
+    }
+    let output = net.graph.output();
+    let map = recorder.entered(output);
+    let is_vector = matches!(net.graph.nodes()[output].shape, crate::shape::Shape::Vector { .. });
+    let output_value = map.to_value(is_vector, net.device());
+    let Recorder { records, tracked, statistics, .. } = recorder;
+    Recorded { tape: Tape { records, output, tracked }, output: output_value, statistics }
+}
+
+/// How many steps read each node.
+fn uses(net: &Network, plan: &Plan) -> BTreeMap<NodeId, usize> {
+    let mut uses = BTreeMap::new();
+    for id in plan.steps.iter().flat_map(|step| step.inputs(&net.graph)) {
+        *uses.entry(id).or_insert(0) += 1;
+    }
+    uses
+}
+
+struct Recorder<'a> {
+    net: &'a Network,
+    options: TrainingOptions,
+    uses: BTreeMap<NodeId, usize>,
+    sources: BTreeMap<NodeId, Source>,
+    tracked: BTreeMap<NodeId, bool>,
+    records: Vec<Record>,
+    statistics: Vec<Statistics>,
+}
+
+impl Recorder<'_> {
+    fn run(&mut self, step: &Step) {
+        let node = &self.net.graph.nodes()[step.main];
+        let x = node.inputs[0];
+        let activation = step.activation.into();
+        match node.layer {
+            Layer::Conv(conv) => self.conv(step, x, conv),
+            Layer::Linear(_) => self.linear(step, x),
+            Layer::BatchNorm(_) => self.norm(step, x, activation),
+            Layer::Activation { .. } => self.activation(step, x, activation),
+            Layer::Add => self.add(step, x, node.inputs[1], activation),
+            Layer::MaxPool(pool) => self.max_pool(step, x, pool),
+            Layer::GlobalAvgPool => {
+                let source = self.source(x);
+                let map = run_mean_pool(&source.map, source.entry());
+                self.finish(step, x, source, Source { map, passage: None }, What::MeanPool);
+            }
+            Layer::Dropout(dropout) if !self.net.is_frozen(step.main) => {
+                self.dropout(step, x, dropout.share);
+            }
+            Layer::Dropout(_) | Layer::Input { .. } => {
+                let map = self.entered(x);
+                let plain = Source { map, passage: None };
+                self.finish(step, x, plain.clone(), plain, What::Pass);
+            }
+        }
+    }
+
+    /// How a node is read. What several steps read is entered once and kept.
+    fn source(&mut self, id: NodeId) -> Source {
+        if self.uses.get(&id).is_some_and(|uses| *uses > 1) {
+            self.entered(id);
+        }
+        self.sources[&id].clone()
+    }
+
+    /// A node's values behind its passage.
+    fn entered(&mut self, id: NodeId) -> Map {
+        let source = &self.sources[&id];
+        if source.passage.is_none() {
+            return source.map.clone();
+        }
+        let map = enter_source(source, None, kernels::Activation::Identity);
+        self.sources.insert(id, Source { map: map.clone(), passage: None });
+        map
+    }
+
+    fn is_tracked(&self, id: NodeId) -> bool {
+        self.tracked[&id]
+    }
+
+    fn finish(&mut self, step: &Step, x: NodeId, source: Source, output: Source, what: What) {
+        let learns = self.learns(step);
+        let tracked = learns || step.inputs(&self.net.graph).iter().any(|&id| self.is_tracked(id));
+        self.tracked.insert(step.output, tracked);
+        self.sources.insert(step.output, output);
+        if tracked {
+            let layers = step.layers.clone();
+            self.records.push(Record { layers, output: step.output, x, source, what });
+        }
+    }
+
+    /// Whether a step has parameters that learn.
+    fn learns(&self, step: &Step) -> bool {
+        let learns =
+            |id: NodeId| !self.net.is_frozen(id) && self.net.node_parameters(id).next().is_some();
+        learns(step.main) || step.norm.is_some_and(learns)
+    }
+
+    /// A parameter's name where it learns.
+    fn learned(&self, id: NodeId, suffix: &str) -> Option<String> {
+        let name = || format!("{}.{suffix}", self.net.graph.nodes()[id].name);
+        (!self.net.is_frozen(id)).then(name)
+    }
+
+    fn values(&self, id: NodeId, suffix: &str) -> Vec<f32> {
+        self.net.parameter(id, suffix).to_vec()
+    }
+
+    fn conv(&mut self, step: &Step, x: NodeId, conv: Conv) {
+        let source = self.source(x);
+        let shape = conv_shape(&conv, source.map.shape);
+        self.product(step, x, source, shape);
+    }
+
+    fn linear(&mut self, step: &Step, x: NodeId) {
+        let source = self.source(x);
+        let outputs = self.net.parameter(step.main, "weight").shape[0];
+        let shape = linear_shape(source.map.shape[0], source.map.channels(), outputs);
+        self.product(step, x, source, shape);
+    }
+
+    /// A convolution or linear layer and what is fused behind it.
+    fn product(&mut self, step: &Step, x: NodeId, source: Source, shape: ConvShape) {
+        let weight = Arc::new(self.net.parameter(step.main, "weight").value.to_data());
+        let filter = Filter::new(&shape, floats(&weight));
+        let [h, w] = shape.out_size();
+        let dims = [shape.batch, h, w, shape.out_channels];
+        let mut y = Buffer::stale(shape.output_len());
+        let inner = match step.residual {
+            Some(_) => kernels::Activation::Identity,
+            None => step.activation.into(),
+        };
+        let count = dims[0] * h * w;
+        let (x_values, entry) = (&source.map.values, source.entry());
+        let passage = match step.norm.filter(|&id| self.by_batch(id, count)) {
+            Some(norm) => {
+                let found = convolve_with_moments(&shape, x_values, entry, &filter, &mut y);
+                Some(self.batch_passage(norm, Some(step.main), &found, count, inner))
+            }
+            None => {
+                convolve(&shape, x_values, entry, &filter, kernels::Exit::default(), &mut y);
+                self.stored_passage(step, inner, dims[3])
+            }
+        };
+        let raw = Source { map: Map::new(dims, y), passage: passage.map(Arc::new) };
+        let learns = self.learned(step.main, "weight");
+        let (end, output) = self.end(step, raw);
+        self.finish(step, x, source, output, What::Conv { shape, weight, learns, end });
+    }
+
+    /// The residual behind a raw output, if there is one, and how the result is read.
+    fn end(&mut self, step: &Step, raw: Source) -> (End, Source) {
+        let Some(id) = step.residual else {
+            return (End { raw: raw.clone(), residual: None }, raw);
+        };
+        let other = self.source(id);
+        let activation = step.activation.into();
+        let map = enter_source(&raw, Some(&other), activation);
+        let output = Source { map: map.clone(), passage: None };
+        (End { raw, residual: Some((id, activation, map)) }, output)
+    }
+
+    /// Whether a norm uses the batch's statistics. One value has no variance: it is normalized by
+    /// what is stored.
+    fn by_batch(&self, norm: NodeId, count: usize) -> bool {
+        !self.net.is_frozen(norm) && self.options.norms == NormStatistics::Batch && count > 1
+    }
+
+    /// A norm by the batch's statistics, behind a convolution or on its own.
+    fn batch_passage(
+        &mut self,
+        norm: NodeId,
+        conv: Option<NodeId>,
+        found: &Moments,
+        count: usize,
+        activation: kernels::Activation,
+    ) -> Passage {
+        let bias = conv.filter(|&id| self.net.has_bias(id));
+        let mut mean = found.mean.clone();
+        if let Some(id) = bias {
+            mean.iter_mut().zip(self.values(id, "bias")).for_each(|(m, b)| *m += b);
+        }
+        let unbiased = count as f64 / (count - 1) as f64;
+        let variance = found.variance.iter().map(|v| (f64::from(*v) * unbiased) as f32).collect();
+        self.statistics.push((norm, self.tensor(mean), self.tensor(variance)));
+        let mut passage = self.norm_passage(norm, found, activation);
+        passage.by_batch = true;
+        passage
+            .learns
+            .extend(bias.and_then(|id| self.learned(id, "bias")).map(|name| (Learner::Bias, name)));
+        passage
+    }
+
+    /// What follows a convolution without the batch's statistics: a bias, a norm by the stored
+    /// ones, an activation; nothing if there is none of them.
+    fn stored_passage(
+        &self,
+        step: &Step,
+        activation: kernels::Activation,
+        channels: usize,
+    ) -> Option<Passage> {
+        let has_bias = self.net.has_bias(step.main);
+        let mut passage = match step.norm {
+            Some(norm) => self.norm_passage(norm, &self.stored(norm), activation),
+            None if !has_bias && activation == kernels::Activation::Identity => return None,
+            None => Passage::plain(channels, activation),
+        };
+        if has_bias {
+            for (c, bias) in self.values(step.main, "bias").into_iter().enumerate() {
+                passage.shift[c] += passage.scale[c] * bias;
+                passage.mean[c] -= bias;
+            }
+            let name = self.learned(step.main, "bias");
+            passage.learns.extend(name.map(|name| (Learner::Bias, name)));
+        }
+        Some(passage)
+    }
+
+    /// A norm's stored statistics.
+    fn stored(&self, norm: NodeId) -> Moments {
+        Moments {
+            mean: self.values(norm, "running_mean"),
+            variance: self.values(norm, "running_var"),
+        }
+    }
+
+    /// A norm by given statistics.
+    fn norm_passage(
+        &self,
+        norm: NodeId,
+        statistics: &Moments,
+        activation: kernels::Activation,
+    ) -> Passage {
+        let Layer::BatchNorm(BatchNorm { epsilon, .. }) = self.net.graph.nodes()[norm].layer else {
+            unreachable!("a batch norm")
+        };
+        let inverse = |v: &f32| (1.0 / (f64::from(*v) + epsilon).sqrt()) as f32;
+        let inverse_deviation: Vec<f32> = statistics.variance.iter().map(inverse).collect();
+        let mut scale = self.values(norm, "weight");
+        scale.iter_mut().zip(&inverse_deviation).for_each(|(s, i)| *s *= i);
+        let mut shift = self.values(norm, "bias");
+        for (c, shift) in shift.iter_mut().enumerate() {
+            *shift -= statistics.mean[c] * scale[c];
+        }
+        let learner = |kind, suffix| Some((kind, self.learned(norm, suffix)?));
+        let learns = [(Learner::NormScale, "weight"), (Learner::NormShift, "bias")];
+        Passage {
+            scale,
+            shift,
+            activation,
+            mean: statistics.mean.clone(),
+            inverse_deviation,
+            by_batch: false,
+            learns: learns.into_iter().filter_map(|(kind, suffix)| learner(kind, suffix)).collect(),
+        }
+    }
+
+    fn tensor(&self, values: Vec<f32>) -> Tensor<1> {
+        tensor(values, self.net.device())
+    }
+
+    /// A batch norm that follows no convolution.
+    fn norm(&mut self, step: &Step, x: NodeId, activation: kernels::Activation) {
+        let map = self.entered(x);
+        let [n, h, w, c] = map.shape;
+        let count = n * h * w;
+        let passage = if self.by_batch(step.main, count) {
+            let found = moments(&map.values, c);
+            self.batch_passage(step.main, None, &found, count, activation)
+        } else {
+            self.norm_passage(step.main, &self.stored(step.main), activation)
+        };
+        self.passage(step, x, map, passage);
+    }
+
+    /// A passage over an entered map.
+    fn passage(&mut self, step: &Step, x: NodeId, map: Map, passage: Passage) {
+        let plain = Source { map: map.clone(), passage: None };
+        let raw = Source { map, passage: Some(Arc::new(passage)) };
+        self.finish(step, x, plain, raw.clone(), What::Passage(raw));
+    }
+
+    fn activation(&mut self, step: &Step, x: NodeId, activation: kernels::Activation) {
+        let map = self.entered(x);
+        let passage = Passage::plain(map.channels(), activation);
+        self.passage(step, x, map, passage);
+    }
+
+    fn add(&mut self, step: &Step, x: NodeId, other: NodeId, activation: kernels::Activation) {
+        let (source, added) = (self.source(x), self.source(other));
+        let output = enter_source(&source, Some(&added), activation);
+        let what = What::Add { other, output: output.clone(), activation };
+        self.finish(step, x, source, Source { map: output, passage: None }, what);
+    }
+
+    fn max_pool(&mut self, step: &Step, x: NodeId, pool: MaxPool) {
+        let source = self.source(x);
+        let mut indices = Vec::new();
+        let map = run_max_pool(&pool, &source.map, source.entry(), Some(&mut indices));
+        let shape = pool_shape(&pool, source.map.shape);
+        let what = What::MaxPool { shape, indices };
+        self.finish(step, x, source, Source { map, passage: None }, what);
+    }
+
+    fn dropout(&mut self, step: &Step, x: NodeId, share: f32) {
+        let map = self.entered(x);
+        let [n, h, w, c] = map.shape;
+        let name = &self.net.graph.nodes()[step.main].name;
+        // Drawn in the order of `[n, c, h, w]`, as on every other device.
+        let drawn = dropout_mask(self.options.dropout_key, name, share, map.values.len());
+        let mut mask = Buffer::stale(drawn.len());
+        kernels::to_channels_last(&drawn, [n, c, h * w], &mut mask);
+        let mut values = Buffer::from_slice(&map.values);
+        values.iter_mut().zip(mask.iter()).for_each(|(v, m)| *v *= m);
+        let output = Source { map: Map::new(map.shape, values), passage: None };
+        let plain = Source { map, passage: None };
+        self.finish(step, x, plain, output, What::Dropout { mask });
+    }
+}
+
+fn tensor(values: Vec<f32>, device: &Device) -> Tensor<1> {
+    let len = values.len();
+    Tensor::from_data(TensorData::new(values, [len]), device)
+}
+
+/// `activation(entry(x) + entry(other))`.
+fn enter_source(x: &Source, other: Option<&Source>, activation: kernels::Activation) -> Map {
+    fn entering(source: &Source) -> Entering<'_> {
+        Entering { x: &source.map.values, entry: source.entry() }
+    }
+    let mut y = Buffer::stale(x.map.values.len());
+    enter(entering(x), other.map(entering), activation, &mut y);
+    Map::new(x.map.shape, y)
+}
+
+impl Tape {
+    /// Gradients by parameter, from the gradient of the network's output, row-major.
+    pub(crate) fn gradients(self, output: &[f32], device: &Device) -> BTreeMap<String, Tensor<1>> {
+        let Self { records, output: id, tracked } = self;
+        let mut back = WayBack { gradients: BTreeMap::new(), learned: BTreeMap::new(), tracked };
+        back.give(id, Buffer::from_slice(output));
+        for record in records.into_iter().rev() {
+            let layers = record.layers.clone();
+            timed(&layers, Phase::Backward, || back.step(record));
+        }
+        back.learned.into_iter().map(|(name, values)| (name, tensor(values, device))).collect()
+    }
+}
+
+/// The way back: gradients by node until they are used, and what parameters learned.
+struct WayBack {
+    gradients: BTreeMap<NodeId, Gradient>,
+    learned: BTreeMap<String, Vec<f32>>,
+    tracked: BTreeMap<NodeId, bool>,
+}
+
+impl WayBack {
+    fn step(&mut self, record: Record) {
+        let Record { output, x, source, what, .. } = record;
+        let Some(gradient) = self.gradients.remove(&output) else { return };
+        match what {
+            What::Conv { shape, weight, learns, end } => {
+                let (g, stored) = self.end(end, gradient);
+                let mut weight = Arc::try_unwrap(weight).unwrap_or_else(|w| (*w).clone());
+                self.weight_gradient(&shape, &source, &g, learns, stored.as_deref());
+                if self.tracked[&x] {
+                    if let Some(passage) = stored {
+                        scale_rows(&mut weight, &passage.scale);
+                    }
+                    self.input_gradient(&shape, x, &source, floats(&weight), &g);
+                }
+            }
+            What::Passage(raw) => {
+                let values = raw.map.clone();
+                let (mut g, stored) = self.end(End { raw, residual: None }, gradient);
+                if let Some(passage) = stored {
+                    let zeros = vec![0.0; passage.scale.len()];
+                    affine_gradient(&mut g, &values.values, &passage.scale, &zeros, &zeros);
+                }
+                self.give(x, g);
+            }
+            What::Add { other, output, activation } => {
+                let mut g = gradient.values;
+                activation_gradient(&mut g, &output.values, activation);
+                self.give(other, copy(&g));
+                self.give_through(x, &source, g);
+            }
+            What::MaxPool { shape, indices } => {
+                let mut dx = Buffer::stale(source.map.values.len());
+                max_pool_gradient(&shape, &indices, &gradient.values, &mut dx);
+                self.give_through(x, &source, dx);
+            }
+            What::MeanPool => {
+                let [n, _, _, c] = source.map.shape;
+                let mut dx = Buffer::stale(source.map.values.len());
+                mean_pool_gradient(n, c, &gradient.values, &mut dx);
+                self.give_through(x, &source, dx);
+            }
+            What::Dropout { mask } => {
+                let mut g = gradient.values;
+                g.iter_mut().zip(mask.iter()).for_each(|(g, m)| *g *= m);
+                self.give(x, g);
+            }
+            What::Pass => self.give(x, gradient.values),
+        }
+    }
+
+    /// From the gradient of a step's output to that of its raw output. With stored statistics the
+    /// norm's scale is left to whoever uses it: the passage comes along.
+    fn end(&mut self, end: End, gradient: Gradient) -> (Buffer, Option<Arc<Passage>>) {
+        let Gradient { values: mut g, mut sums } = gradient;
+        if let Some((other, activation, output)) = end.residual {
+            activation_gradient(&mut g, &output.values, activation);
+            sums = None;
+            if self.tracked[&other] {
+                self.give(other, copy(&g));
+            }
+        }
+        let (Some(through), Some(passage)) = (end.raw.through(), end.raw.passage.clone()) else {
+            return (g, None);
+        };
+        let idle = passage.activation == kernels::Activation::Identity && !passage.needs_sums();
+        let sums = match sums {
+            Some(sums) => sums,
+            None if idle => return (g, Some(passage)),
+            None => gradient_through(&mut g, through),
+        };
+        for (learner, name) in &passage.learns {
+            self.learn(name, passage.learned(*learner, &sums));
+        }
+        if passage.by_batch {
+            let [n, h, w, _] = end.raw.map.shape;
+            passage.take_back(&mut g, &end.raw.map.values, &sums, n * h * w);
+            return (g, None);
+        }
+        (g, Some(passage))
+    }
+
+    fn weight_gradient(
+        &mut self,
+        shape: &ConvShape,
+        source: &Source,
+        g: &[f32],
+        learns: Option<String>,
+        stored: Option<&Passage>,
+    ) {
+        let Some(name) = learns else { return };
+        let mut dw = vec![0.0; shape.weight_len()];
+        weight_gradient(shape, &source.map.values, source.entry(), g, &mut dw);
+        if let Some(passage) = stored {
+            for (row, scale) in
+                dw.chunks_exact_mut(shape.weight_len() / shape.out_channels).zip(&passage.scale)
+            {
+                row.iter_mut().for_each(|v| *v *= scale);
+            }
+        }
+        self.learn(&name, dw);
+    }
+
+    fn input_gradient(
+        &mut self,
+        shape: &ConvShape,
+        x: NodeId,
+        source: &Source,
+        weight: &[f32],
+        g: &[f32],
+    ) {
+        let mut dx = Buffer::stale(shape.input_len());
+        match source.through() {
+            Some(through) => {
+                let sums = input_gradient_through(shape, weight, g, through, &mut dx);
+                self.gradients.insert(x, Gradient { values: dx, sums: Some(sums) });
+            }
+            None => {
+                input_gradient(shape, weight, g, &mut dx);
+                self.give(x, dx);
+            }
+        }
+    }
+
+    /// Gives a gradient to a node that was read through its passage.
+    fn give_through(&mut self, id: NodeId, source: &Source, mut g: Buffer) {
+        match source.through() {
+            Some(through) => {
+                let sums = Some(gradient_through(&mut g, through));
+                self.gradients.insert(id, Gradient { values: g, sums });
+            }
+            None => self.give(id, g),
+        }
+    }
+
+    /// Adds to a node's gradient.
+    fn give(&mut self, id: NodeId, g: Buffer) {
+        if !self.tracked[&id] {
+            return;
+        }
+        match self.gradients.get_mut(&id) {
+            Some(there) => kernels::accumulate(&mut there.values, &g),
+            None => {
+                self.gradients.insert(id, Gradient { values: g, sums: None });
+            }
+        }
+    }
+
+    fn learn(&mut self, name: &str, gradient: Vec<f32>) {
+        match self.learned.get_mut(name) {
+            Some(there) => there.iter_mut().zip(gradient).for_each(|(t, g)| *t += g),
+            None => {
+                self.learned.insert(name.to_owned(), gradient);
+            }
+        }
+    }
+}
+
+fn copy(g: &Buffer) -> Buffer {
+    Buffer::from_slice(g)
+}
+
+/// Multiplies each output channel's weights by its norm's scale.
+fn scale_rows(weight: &mut TensorData, scale: &[f32]) {
+    let values: &mut [f32] = weight.as_mut_slice().expect("networks compute in f32");
+    let row = values.len() / scale.len();
+    for (row, scale) in values.chunks_exact_mut(row).zip(scale) {
+        row.iter_mut().for_each(|v| *v *= scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Activation, Padding};
+    use crate::training::Training;
+    use crate::{Builder, Graph, Shape};
+
+    /// Every layer there is, with maps read once and more often, norms behind convolutions and on
+    /// their own, biases, residuals from plain maps and from norms.
+    fn everything() -> Graph {
+        let (mut g, x) = Builder::new("everything", Shape::map(3, 13, 11));
+        let a = g.conv("a", x, Conv::k3(5).stride(2));
+        let a = g.batch_norm("a_norm", a, BatchNorm::default());
+        let a = g.activation("a_relu6", a, Activation::Relu6);
+        let b = g.conv("b", a, Conv { bias: true, groups: 5, ..Conv::k3(5) });
+        let b = g.batch_norm("b_norm", b, BatchNorm::default());
+        let b = g.relu("b_relu", b);
+        let c = g.conv("c", b, Conv { bias: true, ..Conv::k1(5) });
+        let c = g.batch_norm("c_norm", c, BatchNorm::default());
+        let skip = g.conv("skip", a, Conv::k1(5));
+        let skip = g.batch_norm("skip_norm", skip, BatchNorm::default());
+        let d = g.add("add", c, skip);
+        let d = g.relu("d_relu", d);
+        let e = g.batch_norm("e_norm", d, BatchNorm::default());
+        let e = g.relu("e_relu", e);
+        let e = g.max_pool("pool", e, MaxPool { window: 3, stride: 2, padding: 1 });
+        let f = g.conv("f", e, Conv { bias: true, padding: Padding::Same, ..Conv::k3(4) });
+        let f = g.activation("f_relu6", f, Activation::Relu6);
+        let h = g.conv("h", e, Conv::k1(4));
+        let s = g.add("sum", f, h);
+        let s = g.dropout("drop_map", s, 0.3);
+        let v = g.global_avg_pool("mean", s);
+        let v = g.dropout("drop", v, 0.3);
+        let v = g.linear("fc", v, 3);
+        g.finish(v, "fc").unwrap()
+    }
+
+    fn images(n: usize, device: &Device) -> Value {
+        let value = |i: usize| ((i * 7919 % 1013) as f32 / 506.5 - 1.0) * 2.0;
+        let values: Vec<f32> = (0..n * 3 * 13 * 11).map(value).collect();
+        Value::Map(Tensor::from_data(TensorData::new(values, [n, 3, 13, 11]), device))
+    }
+
+    /// Norms and biases away from the ones and zeros they start with.
+    fn shake(net: &mut Network) {
+        let names: Vec<String> = net.parameters().keys().cloned().collect();
+        for name in names.iter().filter(|n| !n.ends_with(".weight") || n.contains("norm")) {
+            let mut values = net.parameters()[name].to_vec();
+            for (i, v) in values.iter_mut().enumerate() {
+                *v += 0.3 * ((i * 5 + name.len()) % 7) as f32 / 7.0;
+            }
+            net.set(name, tensor(values, &net.device().clone()));
+        }
+    }
+
+    fn values(x: &Tensor<1>) -> Vec<f32> {
+        x.to_data().iter::<f32>().collect()
+    }
+
+    fn assert_close(a: &[f32], b: &[f32], what: &str) {
+        assert_eq!(a.len(), b.len(), "{what}");
+        let top = b.iter().fold(1e-3_f32, |top, v| top.max(v.abs()));
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() <= 1e-4 * top, "{what}: {a} against {b}, of {top}");
+        }
+    }
+
+    /// Logits, gradients and statistics equal those of Burn's operations and their derivatives.
+    #[test]
+    fn a_pass_equals_the_operations_on_tensors() {
+        let device = Device::flex();
+        let mut net = Network::initialize(everything(), 3, &device);
+        shake(&mut net);
+        for norms in [NormStatistics::Batch, NormStatistics::Stored] {
+            let training = Training::new(&net);
+            let options = TrainingOptions { norms, dropout_key: 5 };
+            let run = |on_tensors: bool| {
+                let boundary = training.run_frozen(images(3, &device).map());
+                let mut pass = match on_tensors {
+                    true => training.pass_on_tensors(&net, boundary, options),
+                    false => training.pass(&net, boundary, options),
+                };
+                let loss = pass.logits.clone().powi_scalar(2).sum();
+                let gradients = pass.gradients(&loss);
+                let mut net = net.clone();
+                pass.update_statistics(&mut net);
+                (Value::Vector(pass.logits).to_vec(), gradients, net)
+            };
+            let (kernels, tensors) = (run(false), run(true));
+            assert_close(&kernels.0, &tensors.0, "logits");
+            assert_eq!(kernels.1.len(), tensors.1.len());
+            for (name, gradient) in &tensors.1 {
+                // A bias before a batch's mean has no gradient but what rounding leaves.
+                let batch = norms == NormStatistics::Batch;
+                if batch && (name == "b.bias" || name == "c.bias") {
+                    assert!(values(gradient).iter().all(|g| g.abs() < 1e-3), "{name}");
+                    continue;
+                }
+                assert_close(&values(&kernels.1[name]), &values(gradient), name);
+            }
+            for (name, parameter) in kernels.2.parameters() {
+                assert_close(&parameter.to_vec(), &tensors.2.parameters()[name].to_vec(), name);
+            }
+        }
+    }
+}
