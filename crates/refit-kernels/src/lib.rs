@@ -27,6 +27,7 @@ mod testing;
 mod threads;
 mod tile;
 mod walk;
+mod winograd;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
