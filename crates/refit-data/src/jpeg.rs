@@ -177,11 +177,11 @@ impl Layout {
         let segments = || self.segments.iter().map(|range| &bytes[range.clone()]);
         let image = scaled_jpeg::decode(segments(), kept)?;
         // The last one counts, as for the full decoder.
-        let exif = segments().filter_map(|segment| match segment {
+        let exif = segments().rev().find_map(|segment| match segment {
             [0xff, 0xe1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] => Some(exif),
             _ => None,
         });
-        let orientation = exif.last().and_then(Orientation::from_exif_chunk);
+        let orientation = exif.and_then(Orientation::from_exif_chunk);
         Some(oriented(image, orientation.unwrap_or(Orientation::NoTransforms)))
     }
 
