@@ -66,9 +66,9 @@ impl Finish {
     }
 
     /// From channel `first` on.
-    fn exit(&self, first: usize, residual: *const f32) -> TileExit {
+    fn exit(&self, first: usize, residual: *const f32) -> TileExit<'static> {
         let shift = self.shift.as_ref().map_or(std::ptr::null(), |s| s[first..].as_ptr());
-        TileExit { shift, residual, activation: self.activation }
+        TileExit { shift, residual, activation: self.activation, ..TileExit::NONE }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::pack::pack_transposed;
 use super::product::{Axis, Finish, Layout, Phase, Product};
-use super::{ConvShape, Exit, reference};
+use super::{ConvShape, Exit};
 use crate::buffer::Buffer;
-use crate::norm::{GradientSums, Through, gradient_through};
+use crate::norm::{GradientSums, Through};
 use crate::simd::Isa;
 use crate::threads::Shared;
+use crate::{depthwise, winograd};
 
 /// `dx`: the gradient with respect to the entered input, `[n, h, w, c]`, from the output's, `dy`;
 /// `weight` is `[o, c / groups, kh, kw]`.
@@ -20,7 +21,10 @@ pub fn input_gradient(shape: &ConvShape, weight: &[f32], dy: &[f32], dx: &mut [f
 fn input_gradient_on(isa: Isa, shape: &ConvShape, weight: &[f32], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(weight.len(), shape.weight_len(), "input_gradient: length of `weight`");
     if shape.is_depthwise() {
-        return dx.copy_from_slice(&reference::input_gradient(shape, weight, dy));
+        return depthwise::input_gradient(shape, weight, dy, dx);
+    }
+    if winograd::pays(shape) {
+        return winograd::input_gradient(isa, shape, weight, dy, dx);
     }
     with_product(isa, shape, weight, |product| {
         product.run(dy, None, dx, Finish::Exit(Exit::default()));
@@ -51,8 +55,10 @@ fn input_gradient_through_on(
 ) -> GradientSums {
     assert_eq!(weight.len(), shape.weight_len(), "input_gradient: length of `weight`");
     if shape.is_depthwise() {
-        input_gradient_on(isa, shape, weight, dy, dx);
-        return gradient_through(dx, through);
+        return depthwise::input_gradient_through(shape, weight, dy, through, dx);
+    }
+    if winograd::pays(shape) {
+        return winograd::input_gradient_through(isa, shape, weight, dy, through, dx);
     }
     with_product(isa, shape, weight, |product| {
         let mut partials = Buffer::stale(product.partials());
@@ -136,7 +142,9 @@ impl AxisPhases {
 mod tests {
     use super::super::Entry;
     use super::super::cases::{Random, assert_close, in_pools, shapes};
+    use super::super::reference;
     use super::*;
+    use crate::gradient_through;
     use crate::activation::Activation;
 
     struct Case {

@@ -37,6 +37,8 @@ struct Prepared {
 #[derive(Debug)]
 enum Kernel {
     Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
+    /// An inverted residual in one: the depthwise convolution, and the block's output channels.
+    Inverted { depthwise: Conv, out_channels: usize, block: InvertedResidual },
     ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
     Activate,
     Add,
@@ -49,14 +51,9 @@ enum Kernel {
 impl Program {
     pub(crate) fn new(net: &Network, plan: Plan, given: Vec<NodeId>, wanted: &[NodeId]) -> Self {
         let nodes = net.graph.nodes();
-        let prepare = |step: Step| Prepared {
-            inputs: nodes[step.main].inputs.clone(),
-            kernel: Kernel::new(net, &step),
-            step,
-        };
         let is_vector = |&id: &NodeId| (id, matches!(nodes[id].shape, Shape::Vector { .. }));
         Self {
-            steps: plan.steps.into_iter().map(prepare).collect(),
+            steps: prepare(net, plan, wanted),
             given,
             outputs: wanted.iter().map(is_vector).collect(),
             device: net.device().clone(),
@@ -103,6 +100,11 @@ impl Prepared {
                 let exit = Exit { shift: Some(shift), residual, activation };
                 run_conv(conv, filter, x, exit)
             }
+            Kernel::Inverted { depthwise, out_channels, block } => {
+                let x = &maps[&main];
+                let residual = self.step.residual.map(|id| &maps[&id].values[..]);
+                run_inverted(depthwise, *out_channels, block, x, residual)
+            }
             Kernel::Linear { filter, bias, outputs } => {
                 let x = &maps[&main];
                 let shape = linear_shape(x.shape[0], x.channels(), *outputs);
@@ -131,6 +133,22 @@ fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit) -> Map {
     let mut y = Buffer::stale(shape.output_len());
     convolve(&shape, &x.values, None, filter, exit, &mut y);
     Map::new([shape.batch, h, w, shape.out_channels], y)
+}
+
+fn run_inverted(
+    depthwise: &Conv,
+    out_channels: usize,
+    block: &InvertedResidual,
+    x: &Map,
+    residual: Option<&[f32]>,
+) -> Map {
+    let [n, h, w, _] = x.shape;
+    let middle = conv_shape(depthwise, [n, h, w, depthwise.channels]);
+    let shape = InvertedShape { channels: x.channels(), depthwise: middle, out_channels };
+    let mut y = Buffer::stale(shape.output_len());
+    block.run(&shape, &x.values, residual, &mut y);
+    let [h, w] = middle.out_size();
+    Map::new([n, h, w, out_channels], y)
 }
 
 fn entered(
@@ -186,6 +204,23 @@ pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map
     let mut y = Buffer::stale(n * c);
     mean_pool(n, c, &x.values, entry, &mut y);
     Map::new([n, 1, 1, c], y)
+}
+
+/// Packs every step's parameters, inverted residuals as one step each.
+fn prepare(net: &Network, plan: Plan, wanted: &[NodeId]) -> Vec<Prepared> {
+    let mut steps = Vec::new();
+    let mut open = plan.steps.into_iter().peekable();
+    let mut pending: Vec<Step> = Vec::new();
+    while let Some(step) = open.next() {
+        pending.push(step);
+        let next = open.peek();
+        let length = pending.len();
+        if Inverted::may_begin(net, &pending, wanted) && next.is_some() && length < 3 {
+            continue;
+        }
+        flush(net, &mut pending, wanted, &mut steps);
+    }
+    steps
 }
 
 impl Kernel {
