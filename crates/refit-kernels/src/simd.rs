@@ -92,7 +92,6 @@ impl Isa {
 ///
 /// Every function is `unsafe`: the CPU must have the instruction set, and pointers must be valid for
 /// the lanes they read or write (`LANES`, or `n` of them).
-#[expect(clippy::missing_safety_doc, reason = "stated once, above")]
 pub(crate) trait Simd: Copy + 'static {
     /// The vector.
     type V: Copy;

@@ -132,19 +132,37 @@ unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
             // A copy: where `sums` itself is lent, the compiler keeps it in memory, not registers.
             let mut copy = MaybeUninit::<[[S::V; NR]; MR]>::uninit();
             let to: *mut f32 = copy.as_mut_ptr().cast();
-            for (i, row) in sums.into_iter().enumerate() {
-                for (j, v) in row.into_iter().enumerate() {
-                    S::store(to.add(S::LANES * (i * NR + j)), v);
-                }
-            }
+            write::<S, MR, NR>(&sums, to, S::LANES * NR);
             return finish::<NR>(S::ISA, to, MR, t);
         }
-        let (low, high) = t.exit.activation.bounds();
-        let (low, high) = (S::splat(low), S::splat(high));
-        for (i, row) in sums.into_iter().enumerate() {
-            for (j, v) in row.into_iter().enumerate() {
-                S::store(t.c.add(i * t.c_stride + S::LANES * j), S::clamp(v, low, high));
+        if t.exit.activation != Activation::Identity {
+            let (low, high) = t.exit.activation.bounds();
+            let (low, high) = (S::splat(low), S::splat(high));
+            for row in &mut sums {
+                for v in row {
+                    *v = S::clamp(*v, low, high);
+                }
             }
+        }
+        write::<S, MR, NR>(&sums, t.c, t.c_stride);
+    }
+}
+
+/// Writes whole vectors, a row every `stride` values.
+///
+/// # Safety
+/// The CPU has `S`; the rows can be written.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
+unsafe fn write<S: Simd, const MR: usize, const NR: usize>(
+    sums: &[[S::V; NR]; MR],
+    to: *mut f32,
+    stride: usize,
+) {
+    for i in 0..MR {
+        for j in 0..NR {
+            // SAFETY: by the caller's word.
+            unsafe { S::store(to.add(i * stride + S::LANES * j), sums[i][j]) };
         }
     }
 }

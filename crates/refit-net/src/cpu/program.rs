@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, PoolShape, convolve, enter, max_pool, mean_pool,
+    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, convolve, enter, max_pool, mean_pool,
 };
 
 use super::clock::{Phase, timed};
@@ -12,7 +12,7 @@ use super::map::{Map, floats};
 use super::{conv_shape, linear_shape};
 use crate::frozen::{Value, folded_conv, stored_norm};
 use crate::graph::NodeId;
-use crate::layer::{Conv, Layer, MaxPool};
+use crate::layer::{Activation, Conv, Layer, MaxPool};
 use crate::network::Network;
 use crate::plan::{Plan, Step};
 use crate::shape::Shape;
@@ -206,21 +206,91 @@ pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map
     Map::new([n, 1, 1, c], y)
 }
 
-/// Packs every step's parameters, inverted residuals as one step each.
+/// Packs every step's parameters; three that are an inverted residual become one.
 fn prepare(net: &Network, plan: Plan, wanted: &[NodeId]) -> Vec<Prepared> {
-    let mut steps = Vec::new();
-    let mut open = plan.steps.into_iter().peekable();
-    let mut pending: Vec<Step> = Vec::new();
-    while let Some(step) = open.next() {
-        pending.push(step);
-        let next = open.peek();
-        let length = pending.len();
-        if Inverted::may_begin(net, &pending, wanted) && next.is_some() && length < 3 {
-            continue;
-        }
-        flush(net, &mut pending, wanted, &mut steps);
+    let mut prepared = Vec::new();
+    let mut steps = &plan.steps[..];
+    while let Some(first) = steps.first() {
+        let taken = match inverted(net, &plan, steps, wanted) {
+            Some(block) => {
+                prepared.push(block);
+                3
+            }
+            None => {
+                let inputs = net.graph.nodes()[first.main].inputs.clone();
+                let kernel = Kernel::new(net, first);
+                prepared.push(Prepared { step: first.clone(), inputs, kernel });
+                1
+            }
+        };
+        steps = &steps[taken..];
     }
-    steps
+    prepared
+}
+
+/// The three steps that an inverted residual is made of, as one (Sandler et al. 2018,
+/// <https://arxiv.org/abs/1801.04381>), where it is faster so.
+fn inverted(
+    net: &Network,
+    plan: &Plan,
+    steps: &[Step],
+    wanted: &[NodeId],
+) -> Option<Prepared> {
+    let [expand, depthwise, project, ..] = steps else { return None };
+    let nodes = net.graph.nodes();
+    let conv = |step: &Step| match nodes[step.main].layer {
+        Layer::Conv(conv) => Some(conv),
+        _ => None,
+    };
+    let is_pointwise = |conv: &Conv| {
+        conv.kernel == [1; 2] && conv.stride == [1; 2] && conv.groups == 1
+            && conv.padding.resolve(0, 8, 1, 1) == (0, 0)
+            && conv.padding.resolve(1, 8, 1, 1) == (0, 0)
+    };
+    let (up, middle, down) = (conv(expand)?, conv(depthwise)?, conv(project)?);
+    let reads = |id: NodeId| plan.steps.iter().flat_map(|s| s.inputs(&net.graph)).filter(|&i| i == id).count();
+    let follows = |a: &Step, b: &Step| {
+        nodes[b.main].inputs == [a.output] && reads(a.output) == 1 && !wanted.contains(&a.output)
+    };
+    let fits = is_pointwise(&up)
+        && is_pointwise(&down)
+        && middle.groups == up.channels
+        && middle.channels == up.channels
+        && expand.residual.is_none()
+        && depthwise.residual.is_none()
+        && follows(expand, depthwise)
+        && follows(depthwise, project)
+        && project.activation == Activation::Identity;
+    let input = nodes[expand.main].inputs[0];
+    let [n, h, w, c] = nominal(Some(nodes[input].shape));
+    let shape = InvertedShape {
+        channels: c,
+        depthwise: conv_shape(&middle, [n, h, w, up.channels]),
+        out_channels: down.channels,
+    };
+    if !fits || !InvertedResidual::pays(&shape) {
+        return None;
+    }
+    let folded = [expand, depthwise, project].map(|step| {
+        let (weight, shift) = folded_conv(net, step.main, step.norm);
+        (weight.into_data(), shift.into_data())
+    });
+    let stage = |i: usize, step: &Step| Stage {
+        weight: floats(&folded[i].0),
+        shift: Some(floats(&folded[i].1)),
+        activation: step.activation.into(),
+    };
+    let stages = (stage(0, expand), stage(1, depthwise), stage(2, project));
+    let block = InvertedResidual::new(&shape, Some(stages.0), stages.1, stages.2);
+    let all = [expand, depthwise, project];
+    let step = Step {
+        main: expand.main,
+        layers: all.iter().flat_map(|s| s.layers.iter().copied()).collect(),
+        last_uses: all.iter().flat_map(|s| s.last_uses.iter().copied()).collect(),
+        ..project.clone()
+    };
+    let kernel = Kernel::Inverted { depthwise: middle, out_channels: down.channels, block };
+    Some(Prepared { step, inputs: vec![input], kernel })
 }
 
 impl Kernel {
