@@ -13,9 +13,9 @@ mod sums;
 mod tests;
 
 pub use forward::{convolve, convolve_with_moments};
+pub use gradients::{gradients, input_gradient, input_gradient_through, weight_gradient};
 pub(crate) use pixels::Row;
 pub(crate) use plan::{Correlation, RowKernel};
-pub use gradients::{gradients, input_gradient, input_gradient_through, weight_gradient};
 
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry};

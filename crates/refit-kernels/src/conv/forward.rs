@@ -20,10 +20,7 @@ pub struct Filter {
 
 #[derive(Debug)]
 enum Weights {
-    Dense {
-        panels: Vec<Panel>,
-        packed: Buffer,
-    },
+    Dense { panels: Vec<Panel>, packed: Buffer },
     Depthwise(depthwise::Filter),
     Winograd(winograd::Filter),
 }
@@ -145,8 +142,8 @@ fn layout<'a>(shape: &ConvShape, isa: Isa, panels: &'a [Panel], weights: &'a [f3
 
 #[cfg(test)]
 mod tests {
-    use super::super::reference;
     use super::super::cases::{Random, assert_close, in_pools, shapes};
+    use super::super::reference;
     use super::*;
     use crate::activation::Activation;
 

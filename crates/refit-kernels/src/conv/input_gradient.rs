@@ -144,8 +144,8 @@ mod tests {
     use super::super::cases::{Random, assert_close, in_pools, shapes};
     use super::super::reference;
     use super::*;
-    use crate::gradient_through;
     use crate::activation::Activation;
+    use crate::gradient_through;
 
     struct Case {
         shape: ConvShape,

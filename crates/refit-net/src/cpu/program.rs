@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, convolve, enter, max_pool, mean_pool,
+    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, convolve,
+    enter, max_pool, mean_pool,
 };
 
 use super::clock::{Phase, timed};
@@ -36,15 +37,30 @@ struct Prepared {
 
 #[derive(Debug)]
 enum Kernel {
-    Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
+    Conv {
+        conv: Conv,
+        filter: Filter,
+        shift: Vec<f32>,
+    },
     /// An inverted residual in one: the depthwise convolution, and the block's output channels.
-    Inverted { depthwise: Conv, out_channels: usize, block: InvertedResidual },
-    ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
+    Inverted {
+        depthwise: Conv,
+        out_channels: usize,
+        block: InvertedResidual,
+    },
+    ScaleShift {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+    },
     Activate,
     Add,
     MaxPool(MaxPool),
     MeanPool,
-    Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
+    Linear {
+        filter: Filter,
+        bias: Option<Vec<f32>>,
+        outputs: usize,
+    },
     Pass,
 }
 
@@ -230,12 +246,7 @@ fn prepare(net: &Network, plan: Plan, wanted: &[NodeId]) -> Vec<Prepared> {
 
 /// The three steps that an inverted residual is made of, as one (Sandler et al. 2018,
 /// <https://arxiv.org/abs/1801.04381>), where it is faster so.
-fn inverted(
-    net: &Network,
-    plan: &Plan,
-    steps: &[Step],
-    wanted: &[NodeId],
-) -> Option<Prepared> {
+fn inverted(net: &Network, plan: &Plan, steps: &[Step], wanted: &[NodeId]) -> Option<Prepared> {
     let [expand, depthwise, project, ..] = steps else { return None };
     let nodes = net.graph.nodes();
     let conv = |step: &Step| match nodes[step.main].layer {
@@ -243,12 +254,16 @@ fn inverted(
         _ => None,
     };
     let is_pointwise = |conv: &Conv| {
-        conv.kernel == [1; 2] && conv.stride == [1; 2] && conv.groups == 1
+        conv.kernel == [1; 2]
+            && conv.stride == [1; 2]
+            && conv.groups == 1
             && conv.padding.resolve(0, 8, 1, 1) == (0, 0)
             && conv.padding.resolve(1, 8, 1, 1) == (0, 0)
     };
     let (up, middle, down) = (conv(expand)?, conv(depthwise)?, conv(project)?);
-    let reads = |id: NodeId| plan.steps.iter().flat_map(|s| s.inputs(&net.graph)).filter(|&i| i == id).count();
+    let reads = |id: NodeId| {
+        plan.steps.iter().flat_map(|s| s.inputs(&net.graph)).filter(|&i| i == id).count()
+    };
     let follows = |a: &Step, b: &Step| {
         nodes[b.main].inputs == [a.output] && reads(a.output) == 1 && !wanted.contains(&a.output)
     };
