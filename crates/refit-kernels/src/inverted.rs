@@ -66,9 +66,9 @@ impl Finish {
     }
 
     /// From channel `first` on.
-    fn exit(&self, first: usize, residual: *const f32) -> TileExit {
+    fn exit(&self, first: usize, residual: *const f32) -> TileExit<'static> {
         let shift = self.shift.as_ref().map_or(std::ptr::null(), |s| s[first..].as_ptr());
-        TileExit { shift, residual, activation: self.activation }
+        TileExit { shift, residual, activation: self.activation, ..TileExit::NONE }
     }
 }
 
@@ -132,6 +132,11 @@ impl InvertedResidual {
             filter: Finish::new(NAME, &depthwise, expanded),
             project: dense(project, expanded, shape.out_channels),
         }
+    }
+
+    /// Whether a block is faster in one than layer by layer; the batch doesn't matter.
+    pub fn pays(shape: &InvertedShape) -> bool {
+        shape.depthwise.height * shape.depthwise.width >= 196
     }
 
     /// `y = project(filter(expand(x))) + residual`.
@@ -600,7 +605,9 @@ mod tests {
             let (pixel, n) = (at / o, at % o);
             let (image, y, x0) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
             let first = if shape.groups == 1 { 0 } else { n };
-            let mut sum = 0.0f32;
+            // A product begins with the shift, a filter ends with it.
+            let shift = stage.shift.map_or(0.0, |s| s[n]);
+            let mut sum = if shape.groups == 1 { shift } else { 0.0 };
             for tap in 0..taps {
                 let place = |axis: usize, out: usize, k: usize, len: usize| {
                     let at = out * shape.stride[axis] + k * shape.dilation[axis];
@@ -615,7 +622,7 @@ mod tests {
                     sum = if isa == Isa::Scalar { a * b + sum } else { a.mul_add(b, sum) };
                 }
             }
-            let shifted = sum + stage.shift.map_or(0.0, |s| s[n]);
+            let shifted = if shape.groups == 1 { sum } else { sum + shift };
             stage.activation.of(shifted + r.map_or(0.0, |r| r[at]))
         };
         (0..shape.output_len()).map(value).collect()

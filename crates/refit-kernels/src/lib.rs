@@ -18,6 +18,7 @@ mod inverted;
 mod layout;
 mod norm;
 mod partials;
+mod peak;
 mod pool;
 mod rows;
 mod simd;
@@ -26,6 +27,7 @@ mod testing;
 mod threads;
 mod tile;
 mod walk;
+mod winograd;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
@@ -40,6 +42,7 @@ pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,
 };
+pub use peak::measure_peak;
 pub use pool::{
     Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
     mean_pool, mean_pool_gradient,

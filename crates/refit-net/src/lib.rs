@@ -32,5 +32,6 @@ pub use layer::{
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};
+pub use refit_kernels::measure_peak;
 pub use shape::Shape;
 pub use training::{NormStatistics, Pass, Training, TrainingOptions};

@@ -19,6 +19,8 @@ pub(crate) struct Step {
     pub activation: Activation,
     /// The node whose value this gives.
     pub output: NodeId,
+    /// All layers that run in it, in order.
+    pub layers: Vec<NodeId>,
     /// Values that no later step takes: dropped after this one.
     pub last_uses: Vec<NodeId>,
 }
@@ -103,6 +105,7 @@ impl Fuser<'_> {
             residual: None,
             activation: Activation::Identity,
             output: main,
+            layers: vec![main],
             last_uses: Vec::new(),
         };
         let layer = self.graph.nodes()[main].layer;
@@ -113,10 +116,12 @@ impl Fuser<'_> {
         if let Layer::Conv(_) = layer {
             if let Some(norm) = self.next(step.output, |l| matches!(l, Layer::BatchNorm(_))) {
                 (step.norm, step.output) = (Some(norm), norm);
+                step.layers.push(norm);
             }
             if let Some(add) = self.next(step.output, |l| matches!(l, Layer::Add)) {
                 let other = self.graph.nodes()[add].inputs.iter().find(|&&i| i != step.output);
                 (step.residual, step.output) = (other.copied(), add);
+                step.layers.push(add);
             }
         }
         if matches!(layer, Layer::Conv(_) | Layer::BatchNorm(_) | Layer::Add)
@@ -124,6 +129,7 @@ impl Fuser<'_> {
             && let Layer::Activation { function } = self.graph.nodes()[next].layer
         {
             (step.activation, step.output) = (function, next);
+            step.layers.push(next);
         }
         step
     }

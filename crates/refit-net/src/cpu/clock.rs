@@ -15,10 +15,10 @@ pub enum Phase {
 }
 
 /// The time that one step of a plan took.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct StepTime {
-    /// The node whose value the step gives: the last of the layers that were fused into it.
-    pub output: NodeId,
+    /// The layers that were fused into it, in order.
+    pub layers: Vec<NodeId>,
     /// Its direction.
     pub phase: Phase,
     /// How long it took.
@@ -37,12 +37,12 @@ pub fn profile<R>(run: impl FnOnce() -> R) -> (R, Vec<StepTime>) {
 }
 
 /// Calls `step`, and takes note of its time while a profile is being made.
-pub(crate) fn timed<R>(output: NodeId, phase: Phase, step: impl FnOnce() -> R) -> R {
+pub(crate) fn timed<R>(layers: &[NodeId], phase: Phase, step: impl FnOnce() -> R) -> R {
     let began = Instant::now();
     let result = step();
     TIMES.with(|times| {
         if let Some(times) = times.borrow_mut().as_mut() {
-            times.push(StepTime { output, phase, time: began.elapsed() });
+            times.push(StepTime { layers: layers.to_vec(), phase, time: began.elapsed() });
         }
     });
     result

@@ -138,6 +138,8 @@ struct Gradient {
 /// One step as recorded.
 #[derive(Debug)]
 struct Record {
+    /// Its layers.
+    layers: Vec<NodeId>,
     /// The node that it gives.
     output: NodeId,
     /// The node that it reads, and how.
@@ -224,7 +226,7 @@ pub(crate) fn record(
         statistics: Vec::new(),
     };
     for step in &plan.steps {
-        timed(step.output, Phase::Forward, || recorder.run(step));
+        timed(&step.layers, Phase::Forward, || recorder.run(step));
         for id in &step.last_uses {
             recorder.sources.remove(id);
         }
@@ -313,7 +315,8 @@ impl Recorder<'_> {
         self.tracked.insert(step.output, tracked);
         self.sources.insert(step.output, output);
         if tracked {
-            self.records.push(Record { output: step.output, x, source, what });
+            let layers = step.layers.clone();
+            self.records.push(Record { layers, output: step.output, x, source, what });
         }
     }
 
@@ -568,7 +571,8 @@ impl Tape {
         let mut back = WayBack { gradients: BTreeMap::new(), learned: BTreeMap::new(), tracked };
         back.give(id, Buffer::from_slice(output));
         for record in records.into_iter().rev() {
-            timed(record.output, Phase::Backward, || back.step(record));
+            let layers = record.layers.clone();
+            timed(&layers, Phase::Backward, || back.step(record));
         }
         back.learned.into_iter().map(|(name, values)| (name, tensor(values, device))).collect()
     }
@@ -583,7 +587,7 @@ struct WayBack {
 
 impl WayBack {
     fn step(&mut self, record: Record) {
-        let Record { output, x, source, what } = record;
+        let Record { output, x, source, what, .. } = record;
         let Some(gradient) = self.gradients.remove(&output) else { return };
         match what {
             What::Conv { shape, weight, learns, end } => {
@@ -618,9 +622,9 @@ impl WayBack {
                 self.give_through(x, &source, dx);
             }
             What::MeanPool => {
-                let [n, h, w, c] = source.map.shape;
+                let [n, _, _, c] = source.map.shape;
                 let mut dx = Buffer::stale(source.map.values.len());
-                mean_pool_gradient(&gradient.values, [n, h * w, c], &mut dx);
+                mean_pool_gradient(n, c, &gradient.values, &mut dx);
                 self.give_through(x, &source, dx);
             }
             What::Dropout { mask } => {

@@ -1,16 +1,22 @@
 //! `refit bench`: how fast a network runs here.
 
+mod job;
+mod layers;
+
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use refit::data::Stream;
 use refit::learn::{Optimizer, OptimizerKind, Targets};
-use refit::net::{Edit, HeadKind, NormStatistics, Training, TrainingOptions};
+use refit::net::{Edit, HeadKind, NormStatistics, StepTime, Training, TrainingOptions, profile};
 use refit::{Device, LearnError, Network, Strategy, TrainingSettings};
 use serde::Serialize;
 
+use self::job::JobTimes;
+use self::layers::LayerTimes;
 use crate::arguments;
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
@@ -30,6 +36,8 @@ a step, and the highest memory use of the process.",
   refit bench efficientnet_lite0
   refit bench resnet50 --batch 1 --threads 1
   refit bench resnet18 --mode train --batch 16 --seconds 20
+  refit bench resnet50 --layers
+  refit bench efficientnet_lite0 --job photos/
 
 `infer` compiles the network first, as `predict` does. `train` trains all layers on two \
 classes: batch statistics, cross-entropy, SGD with momentum. Speed does not depend on the \
@@ -60,7 +68,16 @@ pub struct Bench {
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     seconds: f64,
 
-    /// Print JSON, which it does in any case
+    /// Show the time of each layer
+    #[arg(long)]
+    layers: bool,
+
+    /// Show where the time of a job over these images goes: decoding, preprocessing, the network
+    /// up to its head, fitting a head
+    #[arg(long, value_name = "DATA", conflicts_with_all = ["layers", "mode", "size"])]
+    job: Option<PathBuf>,
+
+    /// Print JSON, which it does in any case but for --layers and --job
     #[arg(long)]
     json: bool,
 }
@@ -100,6 +117,8 @@ struct Measured<'a> {
     images_per_second: f64,
     step_seconds: Spread,
     peak_rss_mib: Option<f64>,
+    #[serde(flatten)]
+    layers: Option<LayerTimes>,
 }
 
 #[derive(Serialize)]
@@ -124,18 +143,32 @@ impl Bench {
                 "choose a smaller --batch or --size",
             ));
         }
+        if let Some(data) = &self.job {
+            let times = JobTimes::measure(&model, data, batch, machine.threads())?;
+            return self.print(&times, || times.in_words());
+        }
         let images = random_images([batch, 3, size, size], &device);
-        let times = match self.mode {
+        let (times, runs, network) = match self.mode {
             Mode::Infer => {
                 let compiled = model.network.compile_all();
-                self.measure(|| drop(compiled.run(images.clone()).remove(0).to_vec()))
+                let run = || drop(compiled.run(images.clone()).remove(0).to_vec());
+                let (times, runs) = self.measure(run)?;
+                (times, runs, model.network)
             }
             Mode::Train => {
                 let mut step = TrainStep::new(&model.network, batch)?;
-                self.measure(|| step.run(images.clone()))
+                let (times, runs) = self.measure(|| step.run(images.clone()))?;
+                (times, runs, step.network)
             }
-        }?;
-        let measured = self.measured(machine, size, times);
+        };
+        let mut measured = self.measured(machine, size, times);
+        if self.layers {
+            let shapes = network.graph().shapes_at(size, size)?;
+            let layers = LayerTimes::new(network.graph(), &shapes, batch, &runs);
+            let words = layers.in_words();
+            measured.layers = Some(layers);
+            return self.print(&measured, || words);
+        }
         let json = serde_json::to_string(&measured).expect("names and numbers serialize");
         writeln!(io::stdout(), "{json}")?;
         if io::stdout().is_terminal() && !self.json {
@@ -149,20 +182,36 @@ impl Bench {
         Ok(())
     }
 
-    /// Seconds of each step that counts.
-    fn measure(&self, mut step: impl FnMut()) -> Result<Vec<f64>, Failure> {
+    /// Prints as JSON where that was asked for, else in words.
+    fn print(&self, value: &impl Serialize, words: impl FnOnce() -> String) -> Result<(), Failure> {
+        let text = match self.json {
+            true => serde_json::to_string(value).expect("names and numbers serialize") + "\n",
+            false => words(),
+        };
+        Ok(write!(io::stdout(), "{text}")?)
+    }
+
+    /// Seconds of each step that counts, ascending, and the times within it where they are wanted.
+    fn measure(&self, mut step: impl FnMut()) -> Result<(Vec<f64>, Vec<Vec<StepTime>>), Failure> {
         const WARM_UP: usize = 2;
         const LEAST: usize = 3;
-        let mut times = Vec::new();
+        let (mut times, mut runs) = (Vec::new(), Vec::new());
         let mut began = Instant::now();
         for n in 0.. {
             if n == WARM_UP {
                 began = Instant::now();
             }
             let step_began = Instant::now();
-            step();
+            let within = match self.layers {
+                true => profile(&mut step).1,
+                false => {
+                    step();
+                    Vec::new()
+                }
+            };
             if n >= WARM_UP {
                 times.push(step_began.elapsed().as_secs_f64());
+                runs.push(within);
             }
             if interrupt::asked() {
                 return Err(LearnError::Stopped.into());
@@ -173,7 +222,7 @@ impl Bench {
             }
         }
         times.sort_by(f64::total_cmp);
-        Ok(times)
+        Ok((times, runs))
     }
 
     fn measured(&self, machine: &Machine, size: usize, times: Vec<f64>) -> Measured<'_> {
@@ -194,6 +243,7 @@ impl Bench {
             images_per_second: self.batch as f64 / median,
             step_seconds: Spread { min: times[0], median, max: times[times.len() - 1] },
             peak_rss_mib: peak_rss_mib(),
+            layers: None,
         }
     }
 }
