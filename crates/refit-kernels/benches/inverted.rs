@@ -49,11 +49,12 @@ fn peak() -> f64 {
     }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
-        const TURNS: usize = 1 << 18;
+        const TURNS: usize = 1 << 16;
         // SAFETY: the line above saw AVX-512F on this CPU.
         let mut call = || drop(rayon::broadcast(|_| unsafe { wide(TURNS) }));
         let best = (0..5).map(|_| seconds(&mut call)).fold(f64::INFINITY, f64::min);
-        return 2.0 * 14.0 * 32.0 * TURNS as f64 / best / 1e9;
+        let flops = 14.0 * 32.0 * (rayon::current_num_threads() * TURNS) as f64;
+        return flops / best / 1e9;
     }
     f64::NAN
 }
@@ -151,17 +152,20 @@ impl Block {
 }
 
 fn main() {
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(2).build_global() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
+    let threads = number("THREADS").unwrap_or(2);
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         println!("{error}");
     }
-    let layers = std::env::args().any(|a| a == "layers");
-    for batch in [32, 1] {
+    let layers = !std::env::args().any(|a| a == "fused");
+    for batch in number("BATCH").map_or(vec![32, 1], |batch| vec![batch]) {
         println!("batch {batch}{:>22}{:>8}{:>8}{:>9}{:>8}", "ms", "GF/s", "peak", "layers", "gain");
         let mut total = [0.0; 2];
         for (name, sizes, count) in BLOCKS {
             let mut block = Block::new(batch, sizes);
             let (mut best, mut top) = ([f64::INFINITY; 2], 0.0f64);
-            for _ in 0..if batch == 1 { 20 } else { 5 } {
+            let begin = Instant::now();
+            while begin.elapsed().as_secs_f64() < 0.4 {
                 best[0] = best[0].min(seconds(&mut || block.fused()));
                 if layers {
                     best[1] = best[1].min(seconds(&mut || block.by_layers()));

@@ -159,21 +159,17 @@ impl InvertedResidual {
             0 => return,
             batch => (x.len() / batch, y.len() / batch),
         };
-        let [height, _] = plan.out_size;
-        let strips = height.div_ceil(plan.strip);
         let y = Shared::new(y);
-        parallel(shape.depthwise.batch * strips, |task| {
-            let (image, strip) = (task / strips, task % strips);
-            let rows = strip * plan.strip..((strip + 1) * plan.strip).min(height);
-            let maps = Maps {
-                x: &x[image * image_len..][..image_len],
-                residual: residual.map_or(std::ptr::null(), |r| r[image * out_len..].as_ptr()),
-                // SAFETY: an image of `y`.
-                y: unsafe { y.ptr().add(image * out_len) },
-            };
-            // SAFETY: no other task writes these rows of this image.
-            unsafe { plan.task(maps, rows) };
-        });
+        let maps = |image: usize| Maps {
+            x: &x[image * image_len..][..image_len],
+            residual: residual.map_or(std::ptr::null(), |r| r[image * out_len..].as_ptr()),
+            // SAFETY: an image of `y`.
+            y: unsafe { y.ptr().add(image * out_len) },
+        };
+        match plan.by {
+            By::Rows => plan.run_by_rows(maps),
+            By::Channels => plan.run_by_channels(maps),
+        }
     }
 }
 
@@ -203,7 +199,17 @@ struct Maps<'a> {
 
 /// Bytes of expanded rows and filtered ones that a task keeps; they share the second-level cache
 /// with the weights.
-const KEPT: usize = 768 << 10;
+const KEPT: usize = 512 << 10;
+
+/// What a block's tasks divide among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Output rows: all of a task stays in its own cache, but rows at the seams are expanded twice.
+    Rows,
+    /// Expanded channels, and then, when all are filtered, output channels: for few images of few
+    /// pixels, whose many weights are then read once.
+    Channels,
+}
 
 /// How a block runs over maps of one size.
 ///
@@ -211,6 +217,7 @@ const KEPT: usize = 768 << 10;
 /// round, in one ring for all of them.
 #[derive(Debug)]
 struct Plan<'a> {
+    by: By,
     block: &'a InvertedResidual,
     shape: &'a InvertedShape,
     kernel: Correlation,
@@ -241,17 +248,20 @@ impl<'a> Plan<'a> {
         let kernel = Correlation::new(out_size[1], d.kernel, d.stride, d.dilation, lead);
         let stride = block.panels.iter().map(|p| p.width).max().unwrap_or(0);
         let width = kernel.ring().width.max(d.padding[1].0 + d.width);
-        let strip = strip_rows(shape);
+        let (by, strip) = division(shape);
         let row = width * stride;
-        let rows = round_rows(strip, block.panels.len(), row, out_size[1] * stride, |rows| {
-            (rows - 1) * d.stride[0] + kernel.ring().slots
-        });
-        let slots = (rows - 1) * d.stride[0] + kernel.ring().slots;
+        let slots = |rows: usize| (rows - 1) * d.stride[0] + kernel.ring().slots;
+        let rows = match by {
+            By::Rows => round_rows(strip, block.panels.len(), row, out_size[1] * stride, slots),
+            By::Channels => strip,
+        };
+        let slots = slots(rows);
         let ring = if rows == strip { 0 } else { slots * row };
         let filtered = rows * out_size[1] * stride;
         let run = |(i, p): (usize, &Panel)| Run { offset: i * filtered, len: p.width };
         let runs = block.panels.iter().enumerate().map(run).collect();
         Self {
+            by,
             block,
             shape,
             kernel,
@@ -265,6 +275,65 @@ impl<'a> Plan<'a> {
             filtered,
             runs,
         }
+    }
+
+    /// Strips of rows of all images, from input to output.
+    fn run_by_rows<'m>(&self, maps: impl Fn(usize) -> Maps<'m> + Sync) {
+        let height = self.out_size[0];
+        let strips = height.div_ceil(self.strip);
+        parallel(self.shape.depthwise.batch * strips, |task| {
+            let first = task % strips * self.strip;
+            let rows = first..(first + self.strip).min(height);
+            // SAFETY: no other task writes these rows of this image.
+            unsafe { self.task(maps(task / strips), rows) };
+        });
+    }
+
+    /// Panels of expanded channels of all images, then pixels and panels of the output.
+    fn run_by_channels<'m>(&self, maps: impl Fn(usize) -> Maps<'m> + Sync) {
+        let (batch, panels) = (self.shape.depthwise.batch, &self.block.panels);
+        let out_panels = &self.block.project.0.panels;
+        let rows = 0..self.out_size[0];
+        let pixels = rows.len() * self.out_size[1];
+        with_scratch(batch * panels.len() * self.filtered, |memory| {
+            let filtered = Shared::new(memory);
+            parallel(batch * panels.len(), |task| {
+                let (image, i) = (task / panels.len(), task % panels.len());
+                // SAFETY: each task has its own panel of filtered pixels; `maps` are whole images.
+                unsafe {
+                    let filtered = filtered.part(task * self.filtered, self.filtered);
+                    self.task_of_panel(&panels[i], maps(image).x, filtered);
+                }
+            });
+            let blocks = pixels.div_ceil(PIXELS);
+            parallel(batch * out_panels.len() * blocks, |task| {
+                let (image, task) =
+                    (task / (out_panels.len() * blocks), task % (out_panels.len() * blocks));
+                let (panel, first) = (&out_panels[task / blocks], task % blocks * PIXELS);
+                let filtered = &memory[image * panels.len() * self.filtered..];
+                let pixels = first..(first + PIXELS).min(pixels);
+                // SAFETY: no other task writes these channels of these pixels.
+                unsafe { self.project(panel, filtered, pixels, 0, maps(image)) };
+            });
+        });
+    }
+
+    /// Expands and filters a panel's channels of a whole image.
+    ///
+    /// # Safety
+    /// `x` is an image.
+    unsafe fn task_of_panel(&self, panel: &Panel, x: &[f32], filtered: &mut [f32]) {
+        let rows = 0..self.out_size[0];
+        let needed = self.needs(0).start..self.needs(rows.end - 1).end;
+        with_scratch(self.slots * self.row, |ring| {
+            self.clear_padding(ring);
+            let mut inputs = Vec::with_capacity(self.shape.depthwise.kernel[0]);
+            // SAFETY: by the caller's word; the ring has room for all rows.
+            unsafe {
+                self.expand(panel, x, needed, ring);
+                self.filter(panel, ring, rows, filtered, &mut inputs);
+            }
+        });
     }
 
     /// Makes output rows `rows` of an image.
@@ -293,8 +362,12 @@ impl<'a> Plan<'a> {
                         self.filter(panel, ring, round.clone(), filtered, &mut inputs);
                     }
                 }
-                // SAFETY: the rows are this task's.
-                unsafe { self.project(filtered, round, maps) };
+                let pixels = 0..round.len() * self.out_size[1];
+                for panel in &self.block.project.0.panels {
+                    let begin = round.start * self.out_size[1];
+                    // SAFETY: the rows are this task's.
+                    unsafe { self.project(panel, filtered, pixels.clone(), begin, maps) };
+                }
             }
         });
     }
@@ -405,45 +478,64 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Projects filtered rows into the output's.
+    /// Projects filtered pixels onto a panel of the output's channels; the first of all filtered
+    /// ones is the output's pixel `begin`.
     ///
     /// # Safety
-    /// No one else touches these rows of `maps.y`.
-    unsafe fn project(&self, filtered: &[f32], rows: Range<usize>, maps: Maps) {
+    /// No one else touches these channels of these pixels of `maps.y`.
+    unsafe fn project(
+        &self,
+        panel: &Panel,
+        filtered: &[f32],
+        pixels: Range<usize>,
+        begin: usize,
+        maps: Maps,
+    ) {
         let (isa, (packed, finish)) = (self.block.isa, &self.block.project);
         let channels = self.shape.out_channels;
-        let begin = rows.start * self.out_size[1] * channels;
-        for panel in &packed.panels {
-            for (pixel, pixels) in cut(rows.len() * self.out_size[1], isa.tile_rows(panel.vectors))
-            {
-                let at = begin + pixel * channels + panel.start;
-                let residual = match maps.residual.is_null() {
-                    true => maps.residual,
-                    false => maps.residual.wrapping_add(at),
-                };
-                let tile = Tile {
-                    a: filtered[pixel * self.stride..].as_ptr(),
-                    a_stride: self.stride,
-                    runs: &self.runs,
-                    b: packed.weights[panel.offset..].as_ptr(),
-                    c: maps.y.wrapping_add(at),
-                    c_stride: channels,
-                    n: panel.width,
-                    exit: finish.exit(panel.start, residual),
-                };
-                // SAFETY: `isa` is this CPU's; the pixels are filtered ones of this round, and of
-                // this task's rows.
-                unsafe { run_tile(isa, pixels, panel.vectors, &tile) };
-            }
+        for (pixel, count) in cut(pixels.len(), isa.tile_rows(panel.vectors)) {
+            let pixel = pixels.start + pixel;
+            let at = (begin + pixel) * channels + panel.start;
+            let residual = match maps.residual.is_null() {
+                true => maps.residual,
+                false => maps.residual.wrapping_add(at),
+            };
+            let tile = Tile {
+                a: filtered[pixel * self.stride..].as_ptr(),
+                a_stride: self.stride,
+                runs: &self.runs,
+                b: packed.weights[panel.offset..].as_ptr(),
+                c: maps.y.wrapping_add(at),
+                c_stride: channels,
+                n: panel.width,
+                exit: finish.exit(panel.start, residual),
+            };
+            // SAFETY: `isa` is this CPU's; the pixels are filtered; the rest by the caller's word.
+            unsafe { run_tile(isa, count, panel.vectors, &tile) };
         }
     }
 }
 
-/// Output rows of a task: a whole image, unless there are too few of them.
-fn strip_rows(shape: &InvertedShape) -> usize {
-    let [height, _] = shape.depthwise.out_size();
-    height
+/// Pixels that a task projects.
+const PIXELS: usize = 112;
+
+/// What tasks divide among them, and how many output rows a task makes. Rows that two tasks expand
+/// are to be few.
+fn division(shape: &InvertedShape) -> (By, usize) {
+    let d = &shape.depthwise;
+    let height = d.out_size()[0];
+    let strips = TASKS.div_ceil(d.batch.max(1));
+    let reach = (d.kernel[0] - 1) * d.dilation[0] + 1;
+    let least = (4 * reach.saturating_sub(d.stride[0])).div_ceil(d.stride[0]).max(1);
+    if strips == 1 || 2 * least <= height {
+        let strips = strips.min(height / least).max(1);
+        return (By::Rows, height.div_ceil(strips).max(1));
+    }
+    (By::Channels, height)
 }
+
+/// Tasks that a batch is to make at least: for even shares of a few threads.
+const TASKS: usize = 8;
 
 /// Output rows of a round: as many as the cache holds.
 fn round_rows(
