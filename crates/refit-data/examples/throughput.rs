@@ -7,8 +7,8 @@
 use std::time::Instant;
 
 use refit_data::{
-    Augment, DataError, DecodeOptions, Interpolation, Loader, LoaderOptions, Preprocess, Resize,
-    Sample, Stream, Strictness, decode, list_images,
+    Augment, DataError, DecodeOptions, Detail, Interpolation, Loader, LoaderOptions, Preprocess, Resize,
+    Sample, Stream, Strictness, decode, decode_in, list_images,
 };
 
 const PREPROCESS: Preprocess = Preprocess {
@@ -18,6 +18,9 @@ const PREPROCESS: Preprocess = Preprocess {
     mean: [0.5; 3],
     std: [0.5; 3],
 };
+
+/// What a check for damage decodes.
+const LEAST: Detail = Detail::AtLeast { shorter: 1, longer: 1 };
 
 #[expect(clippy::print_stdout, reason = "a program's result")]
 fn main() -> Result<(), DataError> {
@@ -42,7 +45,8 @@ fn main() -> Result<(), DataError> {
             (0..samples.len()).collect(),
             options,
             move |sample, index, out| {
-                let image = refit_data::decode_file(&sample.path, &decode_options)?;
+                let detail = PREPROCESS.detail();
+                let image = refit_data::decode_file_in(&sample.path, &decode_options, detail)?;
                 augment.apply_into(
                     &image,
                     &PREPROCESS,
@@ -61,7 +65,24 @@ fn main() -> Result<(), DataError> {
         );
     }
 
-    let mut seconds = [0.0; 5];
+    let views: Vec<Sample> = samples.iter().flat_map(|s| [s.clone(), s.clone()]).collect();
+    let start = Instant::now();
+    let order = (0..views.len()).collect();
+    let open = move |sample: &Sample| {
+        refit_data::decode_file_in(&sample.path, &decode_options, PREPROCESS.detail())
+    };
+    let loader = Loader::of_views(views, order, options, open, |image, index, out| {
+        match index % 2 {
+            0 => PREPROCESS.apply_into(image, out),
+            _ => PREPROCESS.apply_into(&image.flipped_horizontal(), out),
+        }
+        Ok(())
+    });
+    let inputs: usize = loader.filter_map(Result::ok).map(|batch| batch.n).sum();
+    let rate = inputs as f64 / start.elapsed().as_secs_f64();
+    println!("plain and mirrored: {inputs} inputs, {rate:.0} inputs/s on {workers} threads");
+
+    let mut seconds = [0.0; 8];
     let mut timed = |which: usize, start: Instant| seconds[which] += start.elapsed().as_secs_f64();
     let mut out = vec![0.0; PREPROCESS.len()];
     for sample in &samples {
@@ -80,11 +101,21 @@ fn main() -> Result<(), DataError> {
         let start = Instant::now();
         Augment::standard().square(&image, &PREPROCESS, &mut Stream::new(0, "augment", &[]));
         timed(4, start);
+        let start = Instant::now();
+        let Ok(_) = decode_in(&bytes, &decode_options, PREPROCESS.detail()) else { continue };
+        timed(5, start);
+        let start = Instant::now();
+        let Ok(_) = decode_in(&bytes, &decode_options, LEAST) else { continue };
+        timed(6, start);
+        let start = Instant::now();
+        PREPROCESS.normalize_channels_last_into(&square, &mut out);
+        timed(7, start);
     }
-    let [read, decode, resize, normalize, augment] =
+    let [read, decode, resize, normalize, augment, detail, check, channels_last] =
         seconds.map(|s| s * 1e3 / samples.len() as f64);
-    println!(
-        "one thread, ms an image: read {read:.2}, decode {decode:.2}, resize {resize:.2}, normalize {normalize:.2}; augment instead of resize {augment:.2}"
-    );
+    println!("one thread, ms an image: read {read:.2}");
+    println!("decode {decode:.2}, in the detail needed {detail:.2}, to check {check:.2}");
+    println!("resize {resize:.2}, augment instead {augment:.2}");
+    println!("normalize {normalize:.2}, channels last {channels_last:.2}");
     Ok(())
 }

@@ -33,9 +33,6 @@ pub(crate) fn decode(
     if let Some(missing) = layout.missing() {
         return Err(DecodeError::Truncated { format: FORMAT, detail: missing });
     }
-    if let Some(image) = layout.scaled(bytes, detail) {
-        return Ok(image);
-    }
     let data = layout.data(bytes);
     let settings = DecoderOptions::default()
         .set_strict_mode(true)
@@ -46,13 +43,18 @@ pub(crate) fn decode(
     decoder.decode_headers().map_err(refusal)?;
     let (width, height) = decoder.dimensions().unwrap_or_default();
     check_size(FORMAT, width as u64, height as u64, options)?;
-    let pixels = decoder.decode().map_err(refusal)?;
-    if pixels.len() != width * height * 3 {
-        let detail = format!("{} bytes for {width}x{height} pixels", pixels.len());
-        return Err(DecodeError::Unsupported { format: FORMAT, detail });
-    }
+    let image = match layout.scaled(bytes, detail) {
+        Some(image) => image,
+        None => {
+            let pixels = decoder.decode().map_err(refusal)?;
+            if pixels.len() != width * height * 3 {
+                let detail = format!("{} bytes for {width}x{height} pixels", pixels.len());
+                return Err(DecodeError::Unsupported { format: FORMAT, detail });
+            }
+            RgbImage::new(width as u32, height as u32, pixels)
+        }
+    };
     let exif = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    let image = RgbImage::new(width as u32, height as u32, pixels);
     Ok(oriented(image, exif.unwrap_or(Orientation::NoTransforms)))
 }
 
@@ -174,15 +176,7 @@ impl Layout {
         let enough =
             |kept: &usize| detail.is_met_by(side(frame.width, *kept), side(frame.height, *kept));
         let kept = [1, 2, 4].into_iter().find(enough)?;
-        let segments = || self.segments.iter().map(|range| &bytes[range.clone()]);
-        let image = scaled_jpeg::decode(segments(), kept)?;
-        // The last one counts, as for the full decoder.
-        let exif = segments().filter_map(|segment| match segment {
-            [0xff, 0xe1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] => Some(exif),
-            _ => None,
-        });
-        let orientation = exif.last().and_then(Orientation::from_exif_chunk);
-        Some(oriented(image, orientation.unwrap_or(Orientation::NoTransforms)))
+        scaled_jpeg::decode(self.segments.iter().map(|range| &bytes[range.clone()]), kept)
     }
 
     /// The bytes to decode, without junk.

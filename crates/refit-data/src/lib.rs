@@ -25,7 +25,7 @@
 //! let order = Stream::new(1, "order", &[0]).permutation(data.train.len());
 //! let options = LoaderOptions { batch_size: 32, size: 224, workers: 2, ahead: 2, strictness: Strictness::Skip };
 //! let loader = Loader::new(data.train, order, options, move |sample, index, out| {
-//!     let image = decode_file(&sample.path, &DecodeOptions::default())?;
+//!     let image = decode_file_in(&sample.path, &DecodeOptions::default(), preprocess.detail())?;
 //!     Augment::light().apply_into(&image, &preprocess, &mut Stream::new(1, "augment", &[0, index as u64]), out);
 //!     Ok(())
 //! });

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{DataError, Detail, RgbImage};
 
 /// Enters every cache key: raised when the same file and settings come to give other pixels.
-pub(crate) const PIPELINE_VERSION: u32 = 1;
+pub(crate) const PIPELINE_VERSION: u32 = 2;
 
 /// How an image of any shape becomes a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -461,6 +461,20 @@ mod tests {
             let expected = (v / 255.0 - BASE.mean[c]) / BASE.std[c];
             assert!(values[c * 16..][..16].iter().all(|&value| value == expected), "{c}");
         }
+    }
+
+    #[test]
+    fn detail_is_twice_what_the_resize_gives() {
+        let met = |resize, width, height| {
+            let preprocess = Preprocess { size: 224, resize, ..BASE };
+            preprocess.detail().is_met_by(width, height)
+        };
+        let (shorter, fill) = (Resize::ShorterSide { to: 256 }, [0; 3]);
+        assert!(met(shorter, 512, 9000) && !met(shorter, 511, 9000));
+        assert!(met(Resize::Squash, 448, 448) && !met(Resize::Squash, 9000, 447));
+        let letterbox = Resize::Letterbox { fill };
+        assert!(met(letterbox, 448, 10) && !met(letterbox, 447, 447));
+        assert!(!Detail::Full.is_met_by(u32::MAX, u32::MAX));
     }
 
     #[test]

@@ -89,11 +89,7 @@ impl Frame {
             .collect();
         let (width, height) = (u16::from_be_bytes([w0, w1]), u16::from_be_bytes([h0, h1]));
         let sampling: Vec<_> = components.iter().map(|c| (c.across, c.down)).collect();
-        let common = match sampling[..] {
-            [(1, 1)] => true,
-            [(1 | 2, 1 | 2), (1, 1), (1, 1)] => true,
-            _ => false,
-        };
+        let common = matches!(sampling[..], [(1, 1)] | [(1 | 2, 1 | 2), (1, 1), (1, 1)]);
         let whole = precision == 8 && width > 0 && height > 0;
         (common && whole && components.len() == usize::from(count)).then_some(Self {
             width: width.into(),
@@ -627,4 +623,174 @@ fn cosines(n: usize) -> [[f32; 8]; 8] {
 /// A value around zero as a byte, rounded.
 fn byte(value: f32) -> u8 {
     (value + 128.5) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preprocess::resize;
+    use crate::test_data::{encoded, mean_difference, real, rgb8, synthetic};
+    use crate::{DecodeOptions, Detail, Interpolation, Stream, decode_in};
+    use image::{DynamicImage, ImageFormat};
+
+    /// Decodes so that `kept` of 8 pixels suffice for an image of these sides.
+    fn read(bytes: &[u8], sides: (u32, u32), kept: u32) -> Result<RgbImage, crate::DecodeError> {
+        let part = |side: u32| (side * kept).div_ceil(8);
+        let (shorter, longer) = (part(sides.0.min(sides.1)), part(sides.0.max(sides.1)));
+        decode_in(bytes, &DecodeOptions::default(), Detail::AtLeast { shorter, longer })
+    }
+
+    /// A smooth picture: what a smaller one can show.
+    fn smooth(width: u32, height: u32) -> RgbImage {
+        resize(&synthetic(6, 5, 9), width, height, Interpolation::Bicubic)
+    }
+
+    #[test]
+    fn a_part_of_the_sides_is_the_picture_made_smaller() {
+        for (width, height) in [(160, 120), (161, 119), (8, 8), (7, 300), (333, 17)] {
+            let image = smooth(width, height);
+            let grey = DynamicImage::from(rgb8(&image).to_luma8());
+            for (name, picture) in [("colour", rgb8(&image)), ("grey", grey)] {
+                let jpeg = encoded(picture, ImageFormat::Jpeg);
+                let whole = crate::decode(&jpeg, &DecodeOptions::default()).unwrap();
+                for kept in [4, 2, 1] {
+                    let part = read(&jpeg, (width, height), kept).unwrap();
+                    let sides = [width, height].map(|side| (side * kept).div_ceil(8));
+                    assert_eq!([part.width(), part.height()], sides, "{name}, {kept} of 8");
+                    if width.min(height) >= 119 {
+                        let smaller = resize(&whole, sides[0], sides[1], Interpolation::Bilinear);
+                        let difference = mean_difference(part.pixels(), smaller.pixels());
+                        assert!(difference < 3.0, "{name}, {kept} of 8: {difference}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transforms_keep_the_mean_and_agree_with_the_definition() {
+        let mut stream = Stream::new(1, "block", &[]);
+        for (width, height) in [(1, 1), (2, 1), (1, 2), (4, 4), (8, 4), (4, 8), (8, 8)] {
+            let block: [f32; 64] =
+                std::array::from_fn(|k| stream.range(-300.0, 300.0) as f32 / (1 + k) as f32);
+            let (inverse, mut out) = (Inverse::new(width, height), [0; 128]);
+            inverse.write(&block, 8, &mut out, 16);
+            for (x, y) in (0..width).flat_map(|x| (0..height).map(move |y| (x, y))) {
+                let cosine = |n: usize, u: usize, x: usize| {
+                    let scale = if u == 0 { 0.5f64.sqrt() } else { 1.0 };
+                    scale * libm::cos((2 * x + 1) as f64 * u as f64 * PI / (2 * n) as f64)
+                };
+                let sum: f64 = (0..64)
+                    .filter(|k| k % 8 < width && k / 8 < height)
+                    .map(|k| {
+                        f64::from(block[k]) * cosine(width, k % 8, x) * cosine(height, k / 8, y)
+                    })
+                    .sum();
+                let expected = (sum / 4.0 + 128.0).clamp(0.0, 255.0);
+                assert!((f64::from(out[16 * y + x]) - expected).abs() < 0.51, "{width}x{height}");
+            }
+            inverse.write(&[80.0; 64], 0, &mut out, 16);
+            assert!(out[..width].iter().all(|&v| v == 138));
+        }
+    }
+
+    #[test]
+    fn damage_is_refused_as_by_the_full_decoder() {
+        // Whatever the scaled decoder takes, the full one takes: it never sees less than is wrong.
+        let (width, height) = (96, 80);
+        let jpeg = encoded(rgb8(&synthetic(width, height, 4)), ImageFormat::Jpeg);
+        let mut stream = Stream::new(7, "damage", &[]);
+        let mut refused = 0;
+        let mut missed = Vec::new();
+        for _ in 0..3000 {
+            let mut broken = jpeg.clone();
+            for _ in 0..=stream.below(3) {
+                let at = 2 + stream.below(broken.len() - 2);
+                match stream.below(3) {
+                    0 => broken[at] = stream.below(256) as u8,
+                    1 => drop(broken.remove(at)),
+                    _ => broken.truncate(at.max(100)),
+                }
+            }
+            let whole = crate::decode(&broken, &DecodeOptions::default());
+            let part = read(&broken, (width, height), 1);
+            match (whole, part) {
+                (Err(error), Err(part)) => {
+                    assert_eq!(part.to_string(), error.to_string());
+                    refused += 1;
+                }
+                (Err(error), Ok(_)) => missed.push(error.to_string()),
+                (Ok(_), part) => _ = part.unwrap(),
+            }
+        }
+        assert_eq!(missed, [""; 0]);
+        assert!(refused > 500, "{refused}");
+    }
+
+    #[test]
+    fn restart_markers_are_followed_in_their_order() {
+        let mut bits = Bits::new(&[0xab, 0xff, 0, 0xff, 0xd0, 0x3c, 0xff, 0xd1, 0xf0]).unwrap();
+        bits.fill();
+        assert_eq!((bits.length, bits.window >> 48), (2, 0xabff));
+        assert!(bits.restart().is_none(), "nothing of the first interval was read");
+        let mut bits = Bits::new(&[0xab, 0xff, 0xd0, 0x3c, 0xff, 0xd1, 0xf0]).unwrap();
+        for (byte, last) in [(0xab, false), (0x3c, false), (0xf0, true)] {
+            bits.fill();
+            assert_eq!(bits.window >> 56, byte);
+            bits.drop(5);
+            assert_eq!(bits.are_all_used(), last);
+            assert_eq!(bits.restart().is_some(), !last);
+        }
+        assert!(Bits::new(&[0xab, 0xff, 0xd1, 0x3c]).is_none(), "the second marker comes first");
+        assert!(Bits::new(&[0xab, 0xff]).is_none());
+    }
+
+    #[test]
+    fn leaps_end_where_single_steps_do() {
+        // Codes of 2 to 16 bits; values of up to 3 bits.
+        let counts = [0, 1, 1, 1, 1, 1, 0, 1, 1, 0, 1, 0, 0, 1, 0, 1];
+        let symbols = [0x01, 0x02, 0x00, 0x11, 0x21, 0xf0, 0x03, 0x12, 0x31, 0x42];
+        let huffman = Huffman::new(&counts, &symbols).unwrap();
+        let mut stream = Stream::new(3, "leaps", &[]);
+        for _ in 0..2000 {
+            let data: Vec<u8> = (0..200).map(|_| stream.below(255) as u8).collect();
+            let start = 1 + stream.below(63);
+            let (mut leaping, mut stepping) =
+                (Bits::new(&data).unwrap(), Bits::new(&data).unwrap());
+            let mut k = start;
+            let steps = loop {
+                match huffman.symbol(&mut stepping) {
+                    _ if k == 64 => unreachable!("the loop ends there"),
+                    None => break None,
+                    Some(0) => break Some(()),
+                    Some(symbol) => {
+                        stepping.value(symbol & 15).unwrap();
+                        k += usize::from(symbol >> 4) + 1;
+                        if k >= 64 {
+                            break (k == 64).then_some(());
+                        }
+                    }
+                }
+            };
+            assert_eq!(huffman.pass_over(&mut leaping, start), steps);
+            let read = |bits: &Bits| bits.at * 8 - bits.count as usize;
+            assert!(steps.is_none() || read(&leaping) == read(&stepping));
+        }
+    }
+
+    #[test]
+    fn photos_look_alike() {
+        let Some(folder) = real("exif") else { return };
+        for path in crate::list_images(&[folder]).unwrap() {
+            let bytes = std::fs::read(&path).unwrap();
+            let whole = crate::decode(&bytes, &DecodeOptions::default()).unwrap();
+            for kept in [4, 2, 1] {
+                let part = read(&bytes, (whole.width(), whole.height()), kept).unwrap();
+                assert_eq!(part.width(), (whole.width() * kept).div_ceil(8));
+                let small = |image| resize(image, 150, 100, Interpolation::Bicubic);
+                let difference = mean_difference(small(&whole).pixels(), small(&part).pixels());
+                assert!(difference < 2.0, "{}, {kept} of 8: {difference}", path.display());
+            }
+        }
+    }
 }

@@ -5,10 +5,15 @@
 //! that the activated map is never stored; behind it, it may add a shift and a residual and apply
 //! an activation ([`Exit`]), or gather the statistics of what it wrote ([`Moments`]).
 
+#[cfg(test)]
+pub(crate) mod cases;
 mod forward;
 mod input_gradient;
+mod pack;
+mod product;
 pub(crate) mod reference;
 mod weight_gradient;
+mod window;
 
 pub use forward::{Filter, convolve, convolve_with_moments};
 pub use input_gradient::{input_gradient, input_gradient_through};

@@ -5,12 +5,17 @@
 //! are in the cache anyway.
 
 mod forward;
+mod gradients;
 mod pixels;
 mod plan;
+mod sums;
 #[cfg(test)]
 mod tests;
 
 pub use forward::{convolve, convolve_with_moments};
+pub use gradients::{gradients, input_gradient, input_gradient_through, weight_gradient};
+pub(crate) use pixels::Row;
+pub(crate) use plan::{Correlation, RowKernel};
 
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry};

@@ -15,6 +15,7 @@ mod buffer;
 mod conv;
 pub mod depthwise;
 mod elementwise;
+mod inverted;
 mod layout;
 mod norm;
 mod partials;
@@ -36,6 +37,7 @@ pub use conv::{
     input_gradient_through, weight_gradient,
 };
 pub use elementwise::accumulate;
+pub use inverted::{InvertedResidual, InvertedShape, Stage};
 pub use layout::{to_channels_first, to_channels_last};
 pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,

@@ -79,12 +79,11 @@ impl Isa {
     /// The most pixels that a register tile of `vectors` vectors of output channels holds.
     pub(crate) const fn tile_rows(self, vectors: usize) -> usize {
         match (self, vectors) {
+            (Self::Scalar, _) => 2,
             (Self::Avx2, 1 | 2) => 6,
-            (Self::Avx2, 3) => 4,
-            (Self::Avx2, _) => 3,
+            (Self::Avx2, _) => 4,
             (_, 1 | 2) => 14,
-            (_, 3) => 9,
-            (_, _) => 6,
+            (_, _) => 9,
         }
     }
 }
@@ -93,7 +92,6 @@ impl Isa {
 ///
 /// Every function is `unsafe`: the CPU must have the instruction set, and pointers must be valid for
 /// the lanes they read or write (`LANES`, or `n` of them).
-#[expect(clippy::missing_safety_doc, reason = "stated once, above")]
 pub(crate) trait Simd: Copy + 'static {
     /// The vector.
     type V: Copy;
@@ -143,6 +141,19 @@ pub(crate) trait Simd: Copy + 'static {
         // SAFETY: by the caller's word.
         unsafe { Self::min(high, Self::max(low, v)) }
     }
+}
+
+/// Asks for the cache line at `p`, to be brought into L2. Reads nothing, so any pointer will do.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, part of every x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 /// Compiles a generic body for every instruction set and makes a function that calls the one asked

@@ -5,9 +5,15 @@
 //! for each run of `vectors * lanes` output channels. With 16 lanes and 32 registers, 14 pixels by 2
 //! vectors keep both multiply-add units busy: 28 sums, 2 vectors of weights.
 
+use std::mem::MaybeUninit;
+
 use crate::activation::Activation;
 use crate::buffer::Buffer;
-use crate::simd::{Isa, on_isa};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Isa, Scalar, Simd, on_isa};
 
 /// A run of consecutive input values, at an offset from a tile's first pixel. A product's depth is
 /// the runs' lengths together.
@@ -17,21 +23,58 @@ pub(crate) struct Run {
     pub len: usize,
 }
 
-/// What happens to a finished tile: `activation(sum + shift + residual)`. Pointers are to the tile's
-/// first output channel (`residual`: of its first pixel), or null.
+/// What happens to a finished tile: `activation(sum + shift + residual)`, and what is gathered from
+/// it. Pointers are to the tile's first output channel (`residual`: of its first pixel), or null.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TileExit {
+pub(crate) struct TileExit<'a> {
     pub shift: *const f32,
     pub residual: *const f32,
     pub activation: Activation,
+    pub gather: Gather<'a>,
 }
 
-impl TileExit {
+impl TileExit<'_> {
     pub(crate) const NONE: Self = Self {
         shift: std::ptr::null(),
         residual: std::ptr::null(),
         activation: Activation::Identity,
+        gather: Gather::Nothing,
     };
+
+    /// Whether an activation is all that comes after the shift.
+    fn is_simple(&self) -> bool {
+        self.residual.is_null() && matches!(self.gather, Gather::Nothing)
+    }
+}
+
+/// What the tiles of a panel gather one after the other, two rows of `vectors * lanes` values that
+/// lie `stride` apart and begin as zeros.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Gather<'a> {
+    Nothing,
+    /// The mean, and the sum of squares around it, of the `before` pixels gathered until now.
+    Moments {
+        to: *mut f32,
+        stride: usize,
+        before: usize,
+    },
+    /// The sum of a gradient that has passed an activation, and of its products with the input.
+    Gradient {
+        to: *mut f32,
+        stride: usize,
+        through: TileThrough<'a>,
+    },
+}
+
+/// The activation that a tile's gradient passes backwards: the channels' factors from the tile's
+/// first one on, and its first input, whose pixels lie as far apart as the output's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileThrough<'a> {
+    pub x: *const f32,
+    pub scale: &'a [f32],
+    pub shift: &'a [f32],
+    pub center: &'a [f32],
+    pub activation: Activation,
 }
 
 /// One tile. Pointers are to its first value.
@@ -49,56 +92,48 @@ pub(crate) struct Tile<'a> {
     pub c_stride: usize,
     /// Output channels in the panel, less than `vectors * lanes` at the last.
     pub n: usize,
-    pub exit: TileExit,
+    pub exit: TileExit<'a>,
 }
 
-on_isa! {
-    /// Computes a tile of `MR` pixels by `NR` vectors.
-    ///
-    /// # Safety
-    /// The CPU has `isa`; all pointers are valid for the tile's extent.
-    fn tile<S, const MR: usize, const NR: usize>(t: &Tile) {
-        let mut sums = [[S::zero(); NR]; MR];
+/// Computes a tile of `MR` pixels by `NR` vectors.
+///
+/// # Safety
+/// The CPU has `S`; all pointers are valid for the tile's extent.
+#[inline(always)]
+unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let mut shift = [S::zero(); NR];
+        if !t.exit.shift.is_null() {
+            for (j, shift) in shift.iter_mut().enumerate() {
+                *shift = load::<S, NR>(t.exit.shift, t.n, j);
+            }
+        }
+        let mut sums = [shift; MR];
         let mut b = t.b;
         for run in t.runs {
             let mut a = t.a.add(run.offset);
             for _ in 0..run.len {
                 let mut weights = [S::zero(); NR];
-                for j in 0..NR {
-                    weights[j] = S::load(b.add(S::LANES * j));
+                for (j, weights) in weights.iter_mut().enumerate() {
+                    *weights = S::load(b.add(S::LANES * j));
                 }
-                for i in 0..MR {
+                for (i, row) in sums.iter_mut().enumerate() {
                     let pixel = S::splat(*a.add(i * t.a_stride));
-                    for j in 0..NR {
-                        sums[i][j] = S::fma(pixel, weights[j], sums[i][j]);
+                    for (sum, weights) in row.iter_mut().zip(weights) {
+                        *sum = S::fma(pixel, weights, *sum);
                     }
                 }
                 a = a.add(1);
                 b = b.add(S::LANES * NR);
             }
         }
-        let whole = t.n == S::LANES * NR;
-        let left = |j: usize| t.n.saturating_sub(S::LANES * j).min(S::LANES);
-        if !t.exit.shift.is_null() {
-            for j in 0..NR {
-                let shift = if whole {
-                    S::load(t.exit.shift.add(S::LANES * j))
-                } else {
-                    S::load_first(t.exit.shift.wrapping_add(S::LANES * j), left(j))
-                };
-                for i in 0..MR {
-                    sums[i][j] = S::add(sums[i][j], shift);
-                }
-            }
-        }
-        if !t.exit.residual.is_null() {
-            for i in 0..MR {
-                for j in 0..NR {
-                    let at = t.exit.residual.wrapping_add(i * t.c_stride + S::LANES * j);
-                    let residual = if whole { S::load(at) } else { S::load_first(at, left(j)) };
-                    sums[i][j] = S::add(sums[i][j], residual);
-                }
-            }
+        if t.n < S::LANES * NR || !t.exit.is_simple() {
+            // A copy: where `sums` itself is lent, the compiler keeps it in memory, not registers.
+            let mut copy = MaybeUninit::<[[S::V; NR]; MR]>::uninit();
+            let to: *mut f32 = copy.as_mut_ptr().cast();
+            write::<S, MR, NR>(&sums, to, S::LANES * NR);
+            return finish::<NR>(S::ISA, to, MR, t);
         }
         if t.exit.activation != Activation::Identity {
             let (low, high) = t.exit.activation.bounds();
@@ -109,15 +144,190 @@ on_isa! {
                 }
             }
         }
-        for i in 0..MR {
-            for j in 0..NR {
-                let at = t.c.wrapping_add(i * t.c_stride + S::LANES * j);
-                if whole {
-                    S::store(at, sums[i][j]);
-                } else {
-                    S::store_first(at, sums[i][j], left(j));
-                }
+        write::<S, MR, NR>(&sums, t.c, t.c_stride);
+    }
+}
+
+/// Writes whole vectors, a row every `stride` values.
+///
+/// # Safety
+/// The CPU has `S`; the rows can be written.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
+unsafe fn write<S: Simd, const MR: usize, const NR: usize>(
+    sums: &[[S::V; NR]; MR],
+    to: *mut f32,
+    stride: usize,
+) {
+    for i in 0..MR {
+        for j in 0..NR {
+            // SAFETY: by the caller's word.
+            unsafe { S::store(to.add(i * stride + S::LANES * j), sums[i][j]) };
+        }
+    }
+}
+
+/// Vector `j` of `n` values.
+///
+/// # Safety
+/// The CPU has `S`; `n` values can be read.
+#[inline(always)]
+unsafe fn load<S: Simd, const NR: usize>(p: *const f32, n: usize, j: usize) -> S::V {
+    let at = p.wrapping_add(S::LANES * j);
+    // SAFETY: by the caller's word; a vector that is not whole is read as far as `n` goes.
+    unsafe {
+        if n == S::LANES * NR {
+            S::load(at)
+        } else {
+            S::load_first(at, n.saturating_sub(S::LANES * j).min(S::LANES))
+        }
+    }
+}
+
+/// Writes vector `j` of `n` values.
+///
+/// # Safety
+/// The CPU has `S`; `n` values can be written.
+#[inline(always)]
+unsafe fn store<S: Simd, const NR: usize>(p: *mut f32, n: usize, j: usize, v: S::V) {
+    let at = p.wrapping_add(S::LANES * j);
+    // SAFETY: as in `load`.
+    unsafe {
+        if n == S::LANES * NR {
+            S::store(at, v);
+        } else {
+            S::store_first(at, v, n.saturating_sub(S::LANES * j).min(S::LANES));
+        }
+    }
+}
+
+on_isa! {
+    /// Writes a tile's sums, `rows` of `NR` vectors, by way of its exit (but the shift).
+    ///
+    /// # Safety
+    /// As [`tile`]; `sums` are vectors of `isa`.
+    fn finish<S, const NR: usize>(sums: *const f32, rows: usize, t: &Tile) {
+        let sums = std::slice::from_raw_parts(sums.cast::<[S::V; NR]>(), rows);
+        match &t.exit.gather {
+            Gather::Nothing => activate::<S, NR>(sums, t),
+            Gather::Moments { to, stride, before } => {
+                activate::<S, NR>(sums, t);
+                add_moments::<S, NR>(sums, *to, *stride, *before);
             }
+            Gather::Gradient { to, stride, through } => {
+                pass_activation::<S, NR>(sums, t, through, *to, *stride);
+            }
+        }
+    }
+}
+
+/// Adds the residual and applies the activation.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn activate<S: Simd, const NR: usize>(sums: &[[S::V; NR]], t: &Tile) {
+    let (low, high) = t.exit.activation.bounds();
+    // SAFETY: by the caller's word.
+    unsafe {
+        let (low, high) = (S::splat(low), S::splat(high));
+        for (i, row) in sums.iter().enumerate() {
+            let residual = t.exit.residual.wrapping_add(i * t.c_stride);
+            for (j, v) in row.iter().enumerate() {
+                let mut v = *v;
+                if !t.exit.residual.is_null() {
+                    v = S::add(v, load::<S, NR>(residual, t.n, j));
+                }
+                let c = t.c.wrapping_add(i * t.c_stride);
+                store::<S, NR>(c, t.n, j, S::clamp(v, low, high));
+            }
+        }
+    }
+}
+
+/// Joins a tile's mean and squares with those of the tiles before (Chan, Golub & LeVeque 1983).
+///
+/// # Safety
+/// The CPU has `S`; both rows of `to` hold `NR` vectors.
+#[inline(always)]
+unsafe fn add_moments<S: Simd, const NR: usize>(
+    sums: &[[S::V; NR]],
+    to: *mut f32,
+    stride: usize,
+    before: usize,
+) {
+    let count = sums.len() as f32;
+    let share = count / (before as f32 + count);
+    // SAFETY: by the caller's word.
+    unsafe {
+        let mut means = [S::zero(); NR];
+        for row in sums {
+            for (mean, v) in means.iter_mut().zip(row) {
+                *mean = S::add(*mean, *v);
+            }
+        }
+        for mean in &mut means {
+            *mean = S::mul(*mean, S::splat(1.0 / count));
+        }
+        let mut squares = [S::zero(); NR];
+        for row in sums {
+            for (j, v) in row.iter().enumerate() {
+                let d = S::sub(*v, means[j]);
+                squares[j] = S::fma(d, d, squares[j]);
+            }
+        }
+        for (j, mean) in means.into_iter().enumerate() {
+            let means = to.add(S::LANES * j);
+            let all_squares = means.add(stride);
+            let old = S::load(means);
+            let d = S::sub(mean, old);
+            S::store(means, S::fma(d, S::splat(share), old));
+            let between = S::mul(S::mul(d, d), S::splat(before as f32 * share));
+            S::store(all_squares, S::add(S::load(all_squares), S::add(squares[j], between)));
+        }
+    }
+}
+
+/// Passes a tile's gradient through the activation, writes it and sums it up.
+///
+/// # Safety
+/// As [`tile`]; both rows of `to` hold `NR` vectors.
+#[inline(always)]
+unsafe fn pass_activation<S: Simd, const NR: usize>(
+    sums: &[[S::V; NR]],
+    t: &Tile,
+    through: &TileThrough,
+    to: *mut f32,
+    stride: usize,
+) {
+    let (low, high) = through.activation.bounds();
+    // SAFETY: by the caller's word.
+    unsafe {
+        let (low, high) = (S::splat(low), S::splat(high));
+        let mut factors = [[S::zero(); 3]; NR];
+        let mut totals = [[S::zero(); 2]; NR];
+        for (j, (factors, totals)) in factors.iter_mut().zip(&mut totals).enumerate() {
+            *factors = [
+                load::<S, NR>(through.scale.as_ptr(), t.n, j),
+                load::<S, NR>(through.shift.as_ptr(), t.n, j),
+                load::<S, NR>(through.center.as_ptr(), t.n, j),
+            ];
+            let sum = to.add(S::LANES * j);
+            *totals = [S::load(sum), S::load(sum.add(stride))];
+        }
+        for (i, row) in sums.iter().enumerate() {
+            for (j, g) in row.iter().enumerate() {
+                let ([scale, shift, center], [sum, product]) = (factors[j], totals[j]);
+                let x = load::<S, NR>(through.x.wrapping_add(i * t.c_stride), t.n, j);
+                let g = S::keep_between(*g, S::fma(x, scale, shift), low, high);
+                totals[j] = [S::add(sum, g), S::fma(g, S::sub(x, center), product)];
+                store::<S, NR>(t.c.wrapping_add(i * t.c_stride), t.n, j, g);
+            }
+        }
+        for (j, [sum, product]) in totals.into_iter().enumerate() {
+            let at = to.add(S::LANES * j);
+            S::store(at, sum);
+            S::store(at.add(stride), product);
         }
     }
 }
@@ -127,23 +337,48 @@ on_isa! {
 /// # Safety
 /// The CPU has `isa`; `rows` is at most [`Isa::tile_rows`]; all pointers are valid for the tile's
 /// extent.
-#[inline]
 pub(crate) unsafe fn run_tile(isa: Isa, rows: usize, vectors: usize, t: &Tile) {
+    // Only sizes that are used are compiled.
     macro_rules! pick {
-        ($($n:literal: $($m:literal)*;)*) => {
+        ($S:ty: $($n:literal: $($m:literal)*;)*) => {
             match (vectors, rows) {
                 // SAFETY: by the caller's word.
-                $($(($n, $m) => unsafe { tile::<$m, $n>(isa, t) },)*)*
+                $($(($n, $m) => unsafe { tile::<$S, $m, $n>(t) },)*)*
                 _ => unreachable!("a tile of {rows} pixels by {vectors} vectors"),
             }
         };
     }
-    pick!(
-        1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-        2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-        3: 1 2 3 4 5 6 7 8 9;
-        4: 1 2 3 4 5 6;
-    )
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            #[target_feature(enable = "avx512f")]
+            unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
+                // SAFETY: by the caller's word.
+                unsafe { super::tile::tile::<S, MR, NR>(t) }
+            }
+            pick!(Avx512:
+                1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+                2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+                3: 1 2 3 4 5 6 7 8 9;
+            )
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
+                // SAFETY: by the caller's word.
+                unsafe { super::tile::tile::<S, MR, NR>(t) }
+            }
+            pick!(Avx2: 1: 1 2 3 4 5 6; 2: 1 2 3 4 5 6; 3: 1 2 3 4;)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => pick!(Neon:
+            1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+            2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+            3: 1 2 3 4 5 6 7 8 9;
+        ),
+        _ => pick!(Scalar: 1: 1 2; 2: 1 2; 3: 1 2;),
+    }
 }
 
 /// A run of output channels that share packed weights.
@@ -255,6 +490,7 @@ mod tests {
                             shift: shift[panel.start..].as_ptr(),
                             residual: residual[panel.start..].as_ptr(),
                             activation: Activation::Relu6,
+                            gather: Gather::Nothing,
                         };
                         let tile = Tile {
                             a: a.as_ptr(),

@@ -1,13 +1,44 @@
 //! Convolution, forward.
 
-use super::reference;
+use super::pack::pack;
+use super::product::{Axis, Finish, Layout, Phase, Product};
 use super::{ConvShape, Entry, Exit, Moments};
 use crate::buffer::Buffer;
+use crate::simd::Isa;
+use crate::threads::Shared;
+use crate::tile::Panel;
+use crate::{depthwise, winograd};
 
 /// Weights packed for the forward kernels: made once, used for every batch.
 #[derive(Debug)]
 pub struct Filter {
-    weight: Buffer,
+    isa: Isa,
+    /// What it was packed for.
+    kind: Kind,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Dense { panels: Vec<Panel>, packed: Buffer },
+    Depthwise(depthwise::Filter),
+    Winograd(winograd::Filter),
+}
+
+/// What a filter's shape is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    kernel: [usize; 2],
+    channels: usize,
+    out_channels: usize,
+    groups: usize,
+}
+
+impl Kind {
+    fn of(shape: &ConvShape) -> Self {
+        let ConvShape { kernel, channels, out_channels, groups, .. } = *shape;
+        Self { kernel, channels, out_channels, groups }
+    }
 }
 
 impl Filter {
@@ -17,15 +48,28 @@ impl Filter {
     /// # Panics
     /// If `weight` is not as long as the shape says.
     pub fn new(shape: &ConvShape, weight: &[f32]) -> Self {
+        Self::on(Isa::widest(), shape, weight)
+    }
+
+    fn on(isa: Isa, shape: &ConvShape, weight: &[f32]) -> Self {
         assert_eq!(weight.len(), shape.weight_len(), "Filter: length of `weight`");
-        Self { weight: Buffer::from_slice(weight) }
+        let weights = if shape.is_depthwise() {
+            Weights::Depthwise(depthwise::Filter::new(shape, weight))
+        } else if winograd::pays(shape) {
+            Weights::Winograd(winograd::Filter::new(isa, shape, weight))
+        } else {
+            let (panels, packed) = pack(isa, shape, weight);
+            Weights::Dense { panels, packed }
+        };
+        Self { isa, kind: Kind::of(shape), weights }
     }
 }
 
 /// `y = exit(convolution(entry(x), filter))`.
 ///
 /// # Panics
-/// If a slice's length does not fit `shape`.
+/// If a slice's length does not fit `shape`, or `filter` was packed for another kernel or other
+/// channels.
 pub fn convolve(
     shape: &ConvShape,
     x: &[f32],
@@ -34,13 +78,21 @@ pub fn convolve(
     exit: Exit,
     y: &mut [f32],
 ) {
-    y.copy_from_slice(&reference::convolve(shape, x, entry, &filter.weight, exit));
+    assert_eq!(filter.kind, Kind::of(shape), "convolve: what the filter was packed for");
+    match &filter.weights {
+        Weights::Dense { panels, packed } => {
+            let product = Product::new(layout(shape, filter.isa, panels, packed), entry.is_some());
+            product.run(x, entry, y, Finish::Exit(exit));
+        }
+        Weights::Depthwise(filter) => depthwise::convolve(shape, x, entry, filter, exit, y),
+        Weights::Winograd(filter) => winograd::convolve(shape, x, entry, filter, exit, y),
+    }
 }
 
 /// `y = convolution(entry(x), filter)`, and the mean and variance of each channel of `y`.
 ///
 /// # Panics
-/// If a slice's length does not fit `shape`.
+/// As [`convolve`].
 pub fn convolve_with_moments(
     shape: &ConvShape,
     x: &[f32],
@@ -48,6 +100,192 @@ pub fn convolve_with_moments(
     filter: &Filter,
     y: &mut [f32],
 ) -> Moments {
-    convolve(shape, x, entry, filter, Exit::default(), y);
-    crate::norm::moments(y, shape.out_channels)
+    assert_eq!(filter.kind, Kind::of(shape), "convolve: what the filter was packed for");
+    match &filter.weights {
+        Weights::Dense { panels, packed } => {
+            let product = Product::new(layout(shape, filter.isa, panels, packed), entry.is_some());
+            let mut partials = Buffer::stale(product.partials());
+            product.run(x, entry, y, Finish::Moments(Shared::new(&mut partials)));
+            product.moments(&partials)
+        }
+        Weights::Depthwise(filter) => depthwise::convolve_with_moments(shape, x, entry, filter, y),
+        Weights::Winograd(filter) => winograd::convolve_with_moments(shape, x, entry, filter, y),
+    }
+}
+
+/// The convolution as a product: one phase, each output pixel a cell.
+fn layout<'a>(shape: &ConvShape, isa: Isa, panels: &'a [Panel], weights: &'a [f32]) -> Layout<'a> {
+    let (source, target) = ([shape.height, shape.width], shape.out_size());
+    let [kh, kw] = shape.kernel;
+    let [dy, dx] = shape.dilation;
+    let axis = |i: usize| Axis {
+        source: source[i],
+        target: target[i],
+        step: shape.stride[i],
+        spread: 1,
+        first: -(shape.padding[i].0 as isize),
+        reach: (shape.kernel[i] - 1) * shape.dilation[i] + 1,
+    };
+    let taps = (0..kh).flat_map(|y| (0..kw).map(move |x| [y * dy, x * dx])).collect();
+    Layout {
+        isa,
+        batch: shape.batch,
+        axes: [axis(0), axis(1)],
+        channels: [shape.channels, shape.out_channels],
+        groups: shape.groups,
+        panels,
+        columns: panels.iter().map(|p| p.vectors * isa.lanes()).sum(),
+        weights,
+        phases: vec![Phase { at: [0, 0], taps }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cases::{Random, assert_close, in_pools, shapes};
+    use super::super::reference;
+    use super::*;
+    use crate::activation::Activation;
+
+    struct Case {
+        shape: ConvShape,
+        x: Vec<f32>,
+        weight: Vec<f32>,
+        /// Factors and summands of the entry, and the exit's summands.
+        channels: [Vec<f32>; 3],
+        residual: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(shape: ConvShape) -> Self {
+            let mut random = Random::new(shape.input_len() as u64);
+            Self {
+                shape,
+                x: random.values(shape.input_len()),
+                weight: random.values(shape.weight_len()),
+                channels: [shape.channels, shape.channels, shape.out_channels]
+                    .map(|n| random.values(n)),
+                residual: random.values(shape.output_len()),
+            }
+        }
+
+        fn entry(&self) -> Entry<'_> {
+            let [scale, shift, _] = &self.channels;
+            Entry { scale, shift, activation: Activation::Relu }
+        }
+
+        fn exit(&self) -> Exit<'_> {
+            Exit {
+                shift: Some(&self.channels[2]),
+                residual: Some(&self.residual),
+                activation: Activation::Relu6,
+            }
+        }
+
+        fn convolve(&self, isa: Isa, entry: Option<Entry>, exit: Exit) -> Vec<f32> {
+            let mut y = vec![f32::NAN; self.shape.output_len()];
+            let filter = Filter::on(isa, &self.shape, &self.weight);
+            convolve(&self.shape, &self.x, entry, &filter, exit, &mut y);
+            y
+        }
+    }
+
+    #[test]
+    fn equals_the_definition() {
+        for case in shapes().into_iter().map(Case::new) {
+            for (entry, exit) in [
+                (None, Exit::default()),
+                (Some(case.entry()), Exit::default()),
+                (None, case.exit()),
+            ] {
+                let exact = reference::convolve(&case.shape, &case.x, entry, &case.weight, exit);
+                for isa in Isa::available() {
+                    let got = case.convolve(isa, entry, exit);
+                    assert_close(&got, &exact, &format!("{isa:?} {:?}", case.shape));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn moments_are_those_of_the_output() {
+        for case in shapes().into_iter().map(Case::new) {
+            for isa in Isa::available() {
+                let shape = &case.shape;
+                let filter = Filter::on(isa, shape, &case.weight);
+                let mut y = vec![f32::NAN; shape.output_len()];
+                let moments =
+                    convolve_with_moments(shape, &case.x, Some(case.entry()), &filter, &mut y);
+                assert_eq!(y, case.convolve(isa, Some(case.entry()), Exit::default()));
+                let exact = crate::norm::moments(&y, shape.out_channels);
+                assert_close(&moments.mean, &exact.mean, &format!("{isa:?} {shape:?}"));
+                assert_close(&moments.variance, &exact.variance, &format!("{isa:?} {shape:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_variance_survives_a_large_mean() {
+        let shape = ConvShape { batch: 4, height: 20, width: 20, ..shapes()[4] };
+        let mut random = Random::new(1);
+        let x: Vec<f32> = random.values(shape.input_len()).into_iter().map(|v| 100.0 + v).collect();
+        let weight = vec![1.0 / shape.channels as f32; shape.weight_len()];
+        let mut y = vec![0.0; shape.output_len()];
+        let filter = Filter::new(&shape, &weight);
+        let moments = convolve_with_moments(&shape, &x, None, &filter, &mut y);
+        let exact = crate::norm::moments(&y, shape.out_channels);
+        for (got, exact) in moments.variance.iter().zip(&exact.variance) {
+            assert!((got - exact).abs() < 1e-4 * exact, "{got}, not {exact}");
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        for case in shapes().into_iter().map(Case::new) {
+            let filter = Filter::new(&case.shape, &case.weight);
+            let all = in_pools(|| {
+                let mut y = vec![f32::NAN; case.shape.output_len()];
+                let moments = convolve_with_moments(&case.shape, &case.x, None, &filter, &mut y);
+                (y, moments)
+            });
+            assert!(all.iter().all(|one| *one == all[0]), "{:?}", case.shape);
+        }
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch() {
+        for shape in shapes() {
+            let case = Case::new(ConvShape { batch: 9, ..shape });
+            let alone = Case {
+                shape: ConvShape { batch: 1, ..shape },
+                x: case.x[..case.x.len() / 9].to_vec(),
+                residual: Vec::new(),
+                weight: case.weight.clone(),
+                channels: case.channels.clone(),
+            };
+            let isa = Isa::widest();
+            for entry in [None, Some(case.entry())] {
+                let all = case.convolve(isa, entry, Exit::default());
+                let one = alone.convolve(isa, entry, Exit::default());
+                assert_eq!(all[..one.len()], one, "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "what the filter was packed for")]
+    fn a_filter_of_another_shape_is_refused() {
+        let case = Case::new(shapes()[0]);
+        let filter = Filter::new(&case.shape, &case.weight);
+        let other = ConvShape { out_channels: case.shape.out_channels + 1, ..case.shape };
+        let mut y = vec![0.0; other.output_len()];
+        convolve(&other, &case.x, None, &filter, Exit::default(), &mut y);
+    }
+
+    #[test]
+    #[should_panic(expected = "length of `residual`")]
+    fn a_residual_of_another_size_is_refused() {
+        let case = Case::new(shapes()[0]);
+        case.convolve(Isa::widest(), None, Exit { residual: Some(&[0.0]), ..Exit::default() });
+    }
 }

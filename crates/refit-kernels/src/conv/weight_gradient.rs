@@ -13,5 +13,8 @@ pub fn weight_gradient(
     dy: &[f32],
     dw: &mut [f32],
 ) {
+    if shape.is_depthwise() {
+        return crate::depthwise::weight_gradient(shape, x, entry, dy, dw);
+    }
     dw.copy_from_slice(&reference::weight_gradient(shape, x, entry, dy));
 }

@@ -6,7 +6,7 @@ use crate::tile::TileExit;
 
 /// A row of output pixels. Pointers are to the first channel of a block.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// The padded input row of each row of the kernel, or null where the image has none.
     pub inputs: &'a [*const f32],
     /// Distance between neighbouring pixels of the input rows.
@@ -19,7 +19,7 @@ pub(super) struct Row<'a> {
     pub out_stride: usize,
     /// Channels.
     pub channels: usize,
-    pub exit: TileExit,
+    pub exit: TileExit<'a>,
 }
 
 /// The numbers of pixels that tiles are compiled for, the largest first.
@@ -55,7 +55,7 @@ unsafe fn finish<S: Simd, const WHOLE: bool>(row: &Row, at: usize, x: usize, v: 
 }
 
 #[inline(always)]
-unsafe fn load<S: Simd, const WHOLE: bool>(p: *const f32, n: usize) -> S::V {
+pub(super) unsafe fn load<S: Simd, const WHOLE: bool>(p: *const f32, n: usize) -> S::V {
     // SAFETY: by the caller's word.
     unsafe { if WHOLE { S::load(p) } else { S::load_first(p, n) } }
 }
@@ -73,6 +73,7 @@ macro_rules! over_channels {
         }
     };
 }
+pub(super) use over_channels;
 
 /// A vector of channels of `MX` pixels from `x` on, of a square kernel without dilation.
 #[inline(always)]
@@ -124,9 +125,74 @@ on_isa! {
     }
 }
 
+/// Where a row of [`spread`] lies: pixel `x` of the output is sum `x - shift`, if `0 <= x < width`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spread {
+    pub shift: isize,
+    pub width: usize,
+}
+
+/// A vector of channels of the `MX * STRIDE` sums that `MX` input pixels begin.
+#[inline(always)]
+unsafe fn spread_vector<
+    S: Simd,
+    const K: usize,
+    const STRIDE: usize,
+    const MX: usize,
+    const WHOLE: bool,
+>(
+    row: &Row,
+    spread: Spread,
+    q: usize,
+    at: usize,
+) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let n = row.channels - at;
+        let back = (K - 1) / STRIDE;
+        let mut sums = [[S::zero(); STRIDE]; MX];
+        for ky in 0..K {
+            let input = *row.inputs.get_unchecked(ky);
+            if input.is_null() {
+                continue;
+            }
+            let input = input.add(q * row.in_stride + at);
+            let mut pixels = [S::zero(); 12];
+            for (i, pixel) in pixels.iter_mut().enumerate().take(MX + back) {
+                *pixel = load::<S, WHOLE>(input.add(i * row.in_stride), n);
+            }
+            for kx in 0..K {
+                let tap = load::<S, WHOLE>(row.taps.add((ky * K + kx) * row.tap_stride + at), n);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let pixel = pixels[i + back - kx / STRIDE];
+                    sums[kx % STRIDE] = S::fma(pixel, tap, sums[kx % STRIDE]);
+                }
+            }
+        }
+        for (i, sum) in sums.into_iter().flatten().enumerate() {
+            let x = (q * STRIDE + i) as isize + spread.shift;
+            if x >= 0 && x < spread.width as isize {
+                finish::<S, WHOLE>(row, at, x as usize, sum);
+            }
+        }
+    }
+}
+
+on_isa! {
+    /// The sums that `MX` input pixels from the `q`th on begin.
+    ///
+    /// # Safety
+    /// The CPU has `isa`; rows hold the pixels that the taps meet.
+    fn spread_tile<S, const K: usize, const STRIDE: usize, const MX: usize>(
+        row: &Row, spread: Spread, q: usize,
+    ) {
+        over_channels!(S, row.channels, spread_vector::<K, STRIDE, MX>(row, spread, q));
+    }
+}
+
 /// What a pixel of any kernel sums: an input pixel and a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tap {
+pub(crate) struct Tap {
     /// The kernel's row, an index of [`Row::inputs`].
     pub row: usize,
     /// Pixels from the place that the output pixel begins at.
@@ -137,7 +203,7 @@ pub(super) struct Tap {
 
 /// Output pixels `first, first + step, ...`, whose inputs lie `in_step` pixels apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Steps {
+pub(crate) struct Steps {
     pub first: usize,
     pub step: usize,
     pub in_step: usize,
@@ -184,7 +250,7 @@ on_isa! {
 }
 
 /// Whether [`correlate`] is compiled for a square kernel of this size.
-pub(super) fn is_compiled(kernel: usize, stride: usize) -> bool {
+pub(crate) fn is_compiled(kernel: usize, stride: usize) -> bool {
     matches!((kernel, stride), (3 | 5, 1 | 2))
 }
 
@@ -193,7 +259,7 @@ pub(super) fn is_compiled(kernel: usize, stride: usize) -> bool {
 ///
 /// # Safety
 /// The CPU has `isa`; rows hold the pixels that the taps meet; [`is_compiled`].
-pub(super) unsafe fn correlate(isa: Isa, kernel: usize, stride: usize, pixels: usize, row: &Row) {
+pub(crate) unsafe fn correlate(isa: Isa, kernel: usize, stride: usize, pixels: usize, row: &Row) {
     macro_rules! pick {
         ($size:expr, $x:expr; $(($k:literal, $s:literal): $($m:literal)*;)*) => {
             match (kernel, stride, $size) {
@@ -209,11 +275,36 @@ pub(super) unsafe fn correlate(isa: Isa, kernel: usize, stride: usize, pixels: u
     }
 }
 
+/// The transpose of [`correlate`] at stride 2: `count` input pixels, each the first that two sums
+/// meet, make a row of output pixels.
+///
+/// # Safety
+/// The CPU has `isa`; rows hold the pixels that the taps meet; `kernel` is 3 or 5.
+pub(super) unsafe fn spread(isa: Isa, kernel: usize, count: usize, row: &Row, spread: Spread) {
+    let (size, tiles) = tiles(count);
+    for q in tiles {
+        // SAFETY: by the caller's word.
+        unsafe {
+            match (kernel, size) {
+                (3, 7) => spread_tile::<3, 2, 7>(isa, row, spread, q),
+                (3, 4) => spread_tile::<3, 2, 4>(isa, row, spread, q),
+                (3, 2) => spread_tile::<3, 2, 2>(isa, row, spread, q),
+                (3, 1) => spread_tile::<3, 2, 1>(isa, row, spread, q),
+                (5, 7) => spread_tile::<5, 2, 7>(isa, row, spread, q),
+                (5, 4) => spread_tile::<5, 2, 4>(isa, row, spread, q),
+                (5, 2) => spread_tile::<5, 2, 2>(isa, row, spread, q),
+                (5, 1) => spread_tile::<5, 2, 1>(isa, row, spread, q),
+                _ => unreachable!("a transposed depthwise tile of {kernel}x{kernel}"),
+            }
+        }
+    }
+}
+
 /// `pixels` output pixels of any kernel: sums over `taps`, each pixel as `steps` says.
 ///
 /// # Safety
 /// The CPU has `isa`; rows hold the pixels that the taps meet.
-pub(super) unsafe fn gather(isa: Isa, pixels: usize, row: &Row, taps: &[Tap], steps: Steps) {
+pub(crate) unsafe fn gather(isa: Isa, pixels: usize, row: &Row, taps: &[Tap], steps: Steps) {
     let (size, tiles) = tiles(pixels);
     for i in tiles {
         // SAFETY: by the caller's word.

@@ -1,7 +1,8 @@
 //! How a depthwise convolution is cut into tasks, and how a task runs: rows into a ring, from there
 //! into output rows.
 
-use super::pixels::{Row, Steps, Tap, correlate, gather, is_compiled};
+use super::pixels::{Row, Spread, Steps, Tap, correlate, gather, is_compiled, spread};
+use super::sums::{SumRow, sum, sum_any};
 use crate::conv::{Entry, Exit};
 use crate::rows::{Ring, RingShape, Source};
 use crate::simd::Isa;
@@ -15,7 +16,7 @@ const RING_BYTES: usize = 384 << 10;
 const GROUP_VALUES: usize = 16 << 10;
 
 /// Makes output rows from a ring of input rows.
-pub(super) trait RowKernel: Sync {
+pub(crate) trait RowKernel: Sync {
     /// The ring that it reads.
     fn ring(&self) -> RingShape;
     /// The input rows that output row `y` needs, from the first to before the second.
@@ -32,7 +33,7 @@ pub(super) trait RowKernel: Sync {
 /// An output pixel `(y, x)` sums over the kernel's `(ky, kx)` the input pixels `(y, x) * stride +
 /// (ky, kx) * dilation - lead`.
 #[derive(Debug, Clone)]
-pub(super) struct Correlation {
+pub(crate) struct Correlation {
     out_width: usize,
     kernel: [usize; 2],
     stride: [usize; 2],
@@ -43,7 +44,7 @@ pub(super) struct Correlation {
 }
 
 impl Correlation {
-    pub(super) fn new(
+    pub(crate) fn new(
         out_width: usize,
         kernel: [usize; 2],
         stride: [usize; 2],
@@ -62,6 +63,27 @@ impl Correlation {
         let all = || (0..kernel[0]).flat_map(|y| (0..kernel[1]).map(move |x| tap(y, x))).collect();
         let taps = (!compiled).then(all);
         Self { out_width, kernel, stride, dilation, lead, taps }
+    }
+}
+
+impl Correlation {
+    /// Columns of the output.
+    pub(super) fn out_width(&self) -> usize {
+        self.out_width
+    }
+
+    /// Adds a row of the output's gradient to the taps' sums.
+    ///
+    /// # Safety
+    /// `row` has the row's inputs, and extents that fit.
+    pub(super) unsafe fn sum(&self, isa: Isa, row: &SumRow) {
+        // SAFETY: the ring's rows are as wide as the last pixel's taps reach.
+        unsafe {
+            match &self.taps {
+                None => sum(isa, self.kernel[0], self.stride[0], self.out_width, row),
+                Some(taps) => sum_any(isa, row, taps, self.stride[1], self.out_width),
+            }
+        }
     }
 }
 
@@ -92,6 +114,98 @@ impl RowKernel for Correlation {
             match &self.taps {
                 None => correlate(isa, self.kernel[0], self.stride[0], self.out_width, row),
                 Some(taps) => gather(isa, self.out_width, row, taps, steps),
+            }
+        }
+    }
+}
+
+/// The transpose of a [`Correlation`] with a stride: output pixel `u - lead` sums the input pixels `q`
+/// and taps `k` with `q * stride + k * dilation = u`, on both axes.
+#[derive(Debug, Clone)]
+pub(super) struct Transposed {
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    lead: [usize; 2],
+    /// Input columns from the one that the first output pixel falls to, to the last one's.
+    columns: usize,
+    /// Input columns before that one which taps reach back to.
+    back: usize,
+    width: usize,
+    /// For each phase of the stride its pixels, how many, and their taps, unless a compiled kernel
+    /// knows them.
+    phases: Option<Vec<(Steps, usize, Vec<Tap>)>>,
+}
+
+impl Transposed {
+    /// For an output of `width` columns.
+    pub(super) fn new(
+        width: usize,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        dilation: [usize; 2],
+        lead: [usize; 2],
+    ) -> Self {
+        let columns = (lead[1] + width - 1) / stride[1] - lead[1] / stride[1] + 1;
+        let back = (kernel[1] - 1) * dilation[1] / stride[1];
+        let compiled = kernel[0] == kernel[1]
+            && stride == [2, 2]
+            && dilation == [1, 1]
+            && is_compiled(kernel[0], 2);
+        let mut new = Self { kernel, stride, dilation, lead, columns, back, width, phases: None };
+        if !compiled {
+            new.phases = Some((0..stride[1].min(width)).map(|first| new.phase(first)).collect());
+        }
+        new
+    }
+
+    /// The output pixels `first, first + stride, ...`.
+    fn phase(&self, first: usize) -> (Steps, usize, Vec<Tap>) {
+        let (s, d, lead) = (self.stride[1], self.dilation[1], self.lead[1]);
+        let start = (first + lead) / s - lead / s + self.back;
+        let taps = (0..self.kernel[0]).flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx)));
+        let taps = taps.filter(|(_, kx)| kx * d % s == (first + lead) % s).map(|(row, kx)| Tap {
+            row,
+            column: start - kx * d / s,
+            weight: row * self.kernel[1] + kx,
+        });
+        (Steps { first, step: s, in_step: 1 }, (self.width - first).div_ceil(s), taps.collect())
+    }
+}
+
+impl RowKernel for Transposed {
+    fn ring(&self) -> RingShape {
+        RingShape {
+            slots: (self.kernel[0] - 1) * self.dilation[0] / self.stride[0] + 1,
+            width: self.columns + self.back,
+            left: self.back as isize - (self.lead[1] / self.stride[1]) as isize,
+        }
+    }
+
+    fn needs(&self, y: usize) -> (isize, isize) {
+        let end = ((y + self.lead[0]) / self.stride[0]) as isize + 1;
+        (end - self.ring().slots as isize, end)
+    }
+
+    fn inputs(&self, y: usize, ring: &Ring, inputs: &mut Vec<*const f32>) {
+        let stride = self.stride[0] as isize;
+        inputs.clear();
+        inputs.extend((0..self.kernel[0]).map(|ky| {
+            let at = (y + self.lead[0]) as isize - (ky * self.dilation[0]) as isize;
+            if at % stride == 0 { ring.row(at / stride) } else { std::ptr::null() }
+        }));
+    }
+
+    unsafe fn run(&self, isa: Isa, _: usize, row: &Row) {
+        // SAFETY: the ring's rows begin and end with the columns that the taps meet.
+        unsafe {
+            if let Some(phases) = &self.phases {
+                for (steps, count, taps) in phases {
+                    gather(isa, *count, row, taps, *steps);
+                }
+            } else {
+                let shift = -((self.lead[1] % self.stride[1]) as isize);
+                spread(isa, self.kernel[0], self.columns, row, Spread { shift, width: self.width });
             }
         }
     }
@@ -189,17 +303,18 @@ impl Job<'_> {
         parallel(self.batch * strips * blocks, |task| {
             let (image, strip, block) =
                 (task / blocks / strips, task / blocks % strips, task % blocks);
-            self.task(kernel, cut, [image, strip, block], out, &after);
+            self.strip(kernel, cut, [image, strip, block], out, &after);
         });
     }
 
-    fn task(
+    /// Makes the rows of a strip of an image, for a block of channels.
+    pub(super) fn strip(
         &self,
         kernel: &impl RowKernel,
         cut: Cut,
         [image, strip, block]: [usize; 3],
         out: Shared,
-        after: &impl Fn(Group),
+        mut after: impl FnMut(Group),
     ) {
         let [height, width] = self.out_size;
         let first = block * cut.block;
@@ -272,6 +387,7 @@ impl Job<'_> {
                 shift: from(self.exit.shift, first),
                 residual: from(self.exit.residual, at),
                 activation: self.exit.activation,
+                ..TileExit::NONE
             },
         }
     }

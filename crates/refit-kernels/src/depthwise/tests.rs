@@ -1,8 +1,9 @@
 use super::forward::{convolve_on, convolve_with_moments_on};
+use super::gradients::Backward;
 use super::*;
 use crate::activation::Activation;
 use crate::conv::{Exit, reference};
-use crate::norm;
+use crate::norm::{self, Through};
 use crate::simd::Isa;
 
 /// Relative to the largest value. A sum of `k` products of `f32` is off by about `sqrt(k)` roundings
@@ -188,4 +189,65 @@ fn lengths_must_fit() {
     let shape = large(1, 3, 1);
     let filter = Filter::new(&shape, &vec![0.0; shape.weight_len()]);
     convolve(&shape, &[0.0], None, &filter, Exit::default(), &mut []);
+}
+
+fn through<'a>(data: &'a Data, center: &'a [f32]) -> Through<'a> {
+    Through { x: &data.x, entry: data.entry(), center }
+}
+
+#[test]
+fn gradients_equal_their_definition() {
+    for shape in shapes() {
+        let data = Data::new(&shape);
+        let center = random(shape.channels, 6);
+        let dx = reference::input_gradient(&shape, &data.weight, &data.dy);
+        let dw = reference::weight_gradient(&shape, &data.x, Some(data.entry()), &data.dy);
+        let mut passed = dx.clone();
+        let sums = norm::gradient_through(&mut passed, through(&data, &center));
+        for isa in Isa::available() {
+            let what = format!("{isa:?} {shape:?}");
+            let backward = Backward::new(isa, &shape, &data.dy);
+            let (mut x, mut w) = (vec![f32::NAN; dx.len()], vec![f32::NAN; dw.len()]);
+            backward.input(&data.weight, None, &mut x);
+            assert_close(&x, &dx, &format!("input, {what}"));
+            backward.weights(&data.x, Some(data.entry()), &mut w);
+            assert_close(&w, &dw, &format!("weights, {what}"));
+            let apart = backward.input(&data.weight, Some(through(&data, &center)), &mut x);
+            assert_close(&x, &passed, &format!("input through, {what}"));
+            assert_close(&apart.sum, &sums.sum, &format!("sums, {what}"));
+            assert_close(&apart.product, &sums.product, &format!("products, {what}"));
+            let (mut both_x, mut both_w) = (vec![f32::NAN; dx.len()], vec![f32::NAN; dw.len()]);
+            let through = through(&data, &center);
+            let both = backward.both(&data.weight, through, &mut both_x, &mut both_w);
+            assert!(both_x == x && both == apart, "both, {what}");
+            assert_close(&both_w, &dw, &format!("weights of both, {what}"));
+        }
+    }
+}
+
+#[test]
+fn gradients_are_the_same_on_any_threads() {
+    for (kernel, stride) in [(3, 1), (5, 2), (4, 3)] {
+        let shape = large(2, kernel, stride);
+        let one = ConvShape { batch: 1, ..shape };
+        let data = Data::new(&shape);
+        let results = on_threads(|| {
+            let (mut dx, mut dw) =
+                (vec![f32::NAN; data.x.len()], vec![f32::NAN; data.weight.len()]);
+            let through = through(&data, &data.shift);
+            let sums = gradients(&shape, &data.weight, &data.dy, through, &mut dx, &mut dw);
+            let mut alone = vec![f32::NAN; dw.len()];
+            weight_gradient(&shape, &data.x, Some(data.entry()), &data.dy, &mut alone);
+            let mut plain = vec![f32::NAN; dx.len()];
+            input_gradient(&shape, &data.weight, &data.dy, &mut plain);
+            (dx, dw, sums, alone, plain)
+        });
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+        let images = data.dy.chunks(one.output_len()).zip(results[0].4.chunks(one.input_len()));
+        for (dy, want) in images {
+            let mut dx = vec![f32::NAN; one.input_len()];
+            input_gradient(&one, &data.weight, dy, &mut dx);
+            assert_eq!(dx, want);
+        }
+    }
 }

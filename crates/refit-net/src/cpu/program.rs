@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, PoolShape, convolve, enter, max_pool, mean_pool,
+    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, convolve,
+    enter, max_pool, mean_pool,
 };
 
 use super::clock::{Phase, timed};
@@ -12,7 +13,7 @@ use super::map::{Map, floats};
 use super::{conv_shape, linear_shape};
 use crate::frozen::{Value, folded_conv, stored_norm};
 use crate::graph::NodeId;
-use crate::layer::{Conv, Layer, MaxPool};
+use crate::layer::{Activation, Conv, Layer, MaxPool};
 use crate::network::Network;
 use crate::plan::{Plan, Step};
 use crate::shape::Shape;
@@ -36,27 +37,39 @@ struct Prepared {
 
 #[derive(Debug)]
 enum Kernel {
-    Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
-    ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
+    Conv {
+        conv: Conv,
+        filter: Filter,
+        shift: Vec<f32>,
+    },
+    /// An inverted residual in one: the depthwise convolution, and the block's output channels.
+    Inverted {
+        depthwise: Conv,
+        out_channels: usize,
+        block: InvertedResidual,
+    },
+    ScaleShift {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+    },
     Activate,
     Add,
     MaxPool(MaxPool),
     MeanPool,
-    Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
+    Linear {
+        filter: Filter,
+        bias: Option<Vec<f32>>,
+        outputs: usize,
+    },
     Pass,
 }
 
 impl Program {
     pub(crate) fn new(net: &Network, plan: Plan, given: Vec<NodeId>, wanted: &[NodeId]) -> Self {
         let nodes = net.graph.nodes();
-        let prepare = |step: Step| Prepared {
-            inputs: nodes[step.main].inputs.clone(),
-            kernel: Kernel::new(net, &step),
-            step,
-        };
         let is_vector = |&id: &NodeId| (id, matches!(nodes[id].shape, Shape::Vector { .. }));
         Self {
-            steps: plan.steps.into_iter().map(prepare).collect(),
+            steps: prepare(net, plan, wanted),
             given,
             outputs: wanted.iter().map(is_vector).collect(),
             device: net.device().clone(),
@@ -103,6 +116,11 @@ impl Prepared {
                 let exit = Exit { shift: Some(shift), residual, activation };
                 run_conv(conv, filter, x, exit)
             }
+            Kernel::Inverted { depthwise, out_channels, block } => {
+                let x = &maps[&main];
+                let residual = self.step.residual.map(|id| &maps[&id].values[..]);
+                run_inverted(depthwise, *out_channels, block, x, residual)
+            }
             Kernel::Linear { filter, bias, outputs } => {
                 let x = &maps[&main];
                 let shape = linear_shape(x.shape[0], x.channels(), *outputs);
@@ -131,6 +149,22 @@ fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit) -> Map {
     let mut y = Buffer::stale(shape.output_len());
     convolve(&shape, &x.values, None, filter, exit, &mut y);
     Map::new([shape.batch, h, w, shape.out_channels], y)
+}
+
+fn run_inverted(
+    depthwise: &Conv,
+    out_channels: usize,
+    block: &InvertedResidual,
+    x: &Map,
+    residual: Option<&[f32]>,
+) -> Map {
+    let [n, h, w, _] = x.shape;
+    let middle = conv_shape(depthwise, [n, h, w, depthwise.channels]);
+    let shape = InvertedShape { channels: x.channels(), depthwise: middle, out_channels };
+    let mut y = Buffer::stale(shape.output_len());
+    block.run(&shape, &x.values, residual, &mut y);
+    let [h, w] = middle.out_size();
+    Map::new([n, h, w, out_channels], y)
 }
 
 fn entered(
@@ -186,6 +220,92 @@ pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map
     let mut y = Buffer::stale(n * c);
     mean_pool(n, c, &x.values, entry, &mut y);
     Map::new([n, 1, 1, c], y)
+}
+
+/// Packs every step's parameters; three that are an inverted residual become one.
+fn prepare(net: &Network, plan: Plan, wanted: &[NodeId]) -> Vec<Prepared> {
+    let mut prepared = Vec::new();
+    let mut steps = &plan.steps[..];
+    while let Some(first) = steps.first() {
+        let taken = match inverted(net, &plan, steps, wanted) {
+            Some(block) => {
+                prepared.push(block);
+                3
+            }
+            None => {
+                let inputs = net.graph.nodes()[first.main].inputs.clone();
+                let kernel = Kernel::new(net, first);
+                prepared.push(Prepared { step: first.clone(), inputs, kernel });
+                1
+            }
+        };
+        steps = &steps[taken..];
+    }
+    prepared
+}
+
+/// The three steps that an inverted residual is made of, as one (Sandler et al. 2018,
+/// <https://arxiv.org/abs/1801.04381>), where it is faster so.
+fn inverted(net: &Network, plan: &Plan, steps: &[Step], wanted: &[NodeId]) -> Option<Prepared> {
+    let [expand, depthwise, project, ..] = steps else { return None };
+    let nodes = net.graph.nodes();
+    let conv = |step: &Step| match nodes[step.main].layer {
+        Layer::Conv(conv) => Some(conv),
+        _ => None,
+    };
+    let is_pointwise = |conv: &Conv| {
+        conv.kernel == [1; 2]
+            && conv.stride == [1; 2]
+            && conv.groups == 1
+            && conv.padding.resolve(0, 8, 1, 1) == (0, 0)
+            && conv.padding.resolve(1, 8, 1, 1) == (0, 0)
+    };
+    let (up, middle, down) = (conv(expand)?, conv(depthwise)?, conv(project)?);
+    let reads = |id: NodeId| {
+        plan.steps.iter().flat_map(|s| s.inputs(&net.graph)).filter(|&i| i == id).count()
+    };
+    let follows = |a: &Step, b: &Step| {
+        nodes[b.main].inputs == [a.output] && reads(a.output) == 1 && !wanted.contains(&a.output)
+    };
+    let fits = is_pointwise(&up)
+        && is_pointwise(&down)
+        && middle.groups == up.channels
+        && middle.channels == up.channels
+        && expand.residual.is_none()
+        && depthwise.residual.is_none()
+        && follows(expand, depthwise)
+        && follows(depthwise, project)
+        && project.activation == Activation::Identity;
+    let input = nodes[expand.main].inputs[0];
+    let [n, h, w, c] = nominal(Some(nodes[input].shape));
+    let shape = InvertedShape {
+        channels: c,
+        depthwise: conv_shape(&middle, [n, h, w, up.channels]),
+        out_channels: down.channels,
+    };
+    if !fits || !InvertedResidual::pays(&shape) {
+        return None;
+    }
+    let folded = [expand, depthwise, project].map(|step| {
+        let (weight, shift) = folded_conv(net, step.main, step.norm);
+        (weight.into_data(), shift.into_data())
+    });
+    let stage = |i: usize, step: &Step| Stage {
+        weight: floats(&folded[i].0),
+        shift: Some(floats(&folded[i].1)),
+        activation: step.activation.into(),
+    };
+    let stages = (stage(0, expand), stage(1, depthwise), stage(2, project));
+    let block = InvertedResidual::new(&shape, Some(stages.0), stages.1, stages.2);
+    let all = [expand, depthwise, project];
+    let step = Step {
+        main: expand.main,
+        layers: all.iter().flat_map(|s| s.layers.iter().copied()).collect(),
+        last_uses: all.iter().flat_map(|s| s.last_uses.iter().copied()).collect(),
+        ..project.clone()
+    };
+    let kernel = Kernel::Inverted { depthwise: middle, out_channels: down.channels, block };
+    Some(Prepared { step, inputs: vec![input], kernel })
 }
 
 impl Kernel {

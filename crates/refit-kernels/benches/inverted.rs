@@ -1,0 +1,185 @@
+//! EfficientNet-Lite0's inverted residual blocks, fused and layer by layer: gigaflops and the share
+//! of the multiply-add units' peak, for batches of 32 and 1.
+#![expect(clippy::print_stdout, unsafe_code, reason = "a table, and the peak of the vector units")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use refit_kernels::{
+    Activation, Buffer, ConvShape, Exit, Filter, InvertedResidual, InvertedShape, Stage, convolve,
+    depthwise,
+};
+
+/// Size, channels, expanded, output channels, kernel, stride, and how many follow each other.
+const BLOCKS: [(&str, [usize; 6], usize); 12] = [
+    ("blocks.0.0", [112, 32, 32, 16, 3, 1], 1),
+    ("blocks.1.0", [112, 16, 96, 24, 3, 2], 1),
+    ("blocks.1.1", [56, 24, 144, 24, 3, 1], 1),
+    ("blocks.2.0", [56, 24, 144, 40, 5, 2], 1),
+    ("blocks.2.1", [28, 40, 240, 40, 5, 1], 1),
+    ("blocks.3.0", [28, 40, 240, 80, 3, 2], 1),
+    ("blocks.3.1", [14, 80, 480, 80, 3, 1], 2),
+    ("blocks.4.0", [14, 80, 480, 112, 5, 1], 1),
+    ("blocks.4.1", [14, 112, 672, 112, 5, 1], 2),
+    ("blocks.5.0", [14, 112, 672, 192, 5, 2], 1),
+    ("blocks.5.1", [7, 192, 1152, 192, 5, 1], 3),
+    ("blocks.6.0", [7, 192, 1152, 320, 3, 1], 1),
+];
+
+fn seconds(call: &mut dyn FnMut()) -> f64 {
+    let start = Instant::now();
+    call();
+    start.elapsed().as_secs_f64()
+}
+
+/// Sums that depend on nothing but registers, on two threads: gigaflops.
+fn peak() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn wide(turns: usize) {
+        use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps};
+        let (a, b) = (black_box(_mm512_set1_ps(0.5)), black_box(_mm512_set1_ps(0.25)));
+        let mut sums = [_mm512_set1_ps(1.0); 14];
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        const TURNS: usize = 1 << 18;
+        // SAFETY: the line above saw AVX-512F on this CPU.
+        let mut call = || drop(rayon::broadcast(|_| unsafe { wide(TURNS) }));
+        let best = (0..5).map(|_| seconds(&mut call)).fold(f64::INFINITY, f64::min);
+        return 2.0 * 14.0 * 32.0 * TURNS as f64 / best / 1e9;
+    }
+    f64::NAN
+}
+
+fn filled(len: usize) -> Buffer {
+    let mut buffer = Buffer::zeros(len);
+    buffer.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 7 % 101) as f32 / 50.0 - 1.0);
+    buffer
+}
+
+/// A block and its layers, ready to run.
+struct Block {
+    shape: InvertedShape,
+    layers: [ConvShape; 3],
+    fused: InvertedResidual,
+    dense: [Filter; 2],
+    filter: depthwise::Filter,
+    shift: Buffer,
+    maps: [Buffer; 4],
+}
+
+impl Block {
+    fn new(batch: usize, [size, channels, expanded, out_channels, k, stride]: [usize; 6]) -> Self {
+        let conv = |size, channels, out_channels, k: usize, stride, groups| ConvShape {
+            batch,
+            height: size,
+            width: size,
+            channels,
+            out_channels,
+            kernel: [k; 2],
+            stride: [stride; 2],
+            padding: [(k / 2, k / 2); 2],
+            dilation: [1; 2],
+            groups,
+        };
+        let middle = conv(size, expanded, expanded, k, stride, expanded);
+        let [out, _] = middle.out_size();
+        let up = conv(size, channels, expanded, 1, 1, 1);
+        let layers = [up, middle, conv(out, expanded, out_channels, 1, 1, 1)];
+        let weights = layers.map(|l| filled(l.weight_len()));
+        let shift = filled(expanded.max(out_channels));
+        let stage = |i: usize, activation| Stage {
+            weight: &weights[i],
+            shift: Some(&shift[..layers[i].out_channels]),
+            activation,
+        };
+        let shape = InvertedShape { channels, depthwise: middle, out_channels };
+        let expand = (channels != expanded).then(|| stage(0, Activation::Relu6));
+        let (filter, project) = (stage(1, Activation::Relu6), stage(2, Activation::Identity));
+        Self {
+            shape,
+            fused: InvertedResidual::new(&shape, expand, filter, project),
+            dense: [0, 2].map(|i| Filter::new(&layers[i], &weights[i])),
+            filter: depthwise::Filter::new(&middle, &weights[1]),
+            maps: [
+                filled(up.input_len()),
+                filled(middle.input_len()),
+                filled(middle.output_len()),
+                filled(layers[2].output_len()),
+            ],
+            layers,
+            shift,
+        }
+    }
+
+    fn fused(&mut self) {
+        let [x, _, _, y] = &mut self.maps;
+        let residual = (x.len() == y.len()).then_some(&**x);
+        self.fused.run(&self.shape, x, residual, y);
+    }
+
+    fn by_layers(&mut self) {
+        let [x, a, b, y] = &mut self.maps;
+        let exit = |i: usize, activation, residual| Exit {
+            shift: Some(&self.shift[..self.layers[i].out_channels]),
+            residual,
+            activation,
+        };
+        let mut from = &*x;
+        if self.shape.channels != self.shape.depthwise.channels {
+            convolve(&self.layers[0], x, None, &self.dense[0], exit(0, Activation::Relu6, None), a);
+            from = a;
+        }
+        let relu6 = exit(1, Activation::Relu6, None);
+        depthwise::convolve(&self.layers[1], from, None, &self.filter, relu6, b);
+        let residual = (x.len() == y.len()).then_some(&**x);
+        let last = exit(2, Activation::Identity, residual);
+        convolve(&self.layers[2], b, None, &self.dense[1], last, y);
+    }
+
+    fn flops(&self) -> f64 {
+        let first = usize::from(self.shape.channels == self.shape.depthwise.channels);
+        2.0 * self.layers[first..].iter().map(|l| l.multiply_adds() as f64).sum::<f64>()
+    }
+}
+
+fn main() {
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(2).build_global() {
+        println!("{error}");
+    }
+    let layers = std::env::args().any(|a| a == "layers");
+    for batch in [32, 1] {
+        println!("batch {batch}{:>22}{:>8}{:>8}{:>9}{:>8}", "ms", "GF/s", "peak", "layers", "gain");
+        let mut total = [0.0; 2];
+        for (name, sizes, count) in BLOCKS {
+            let mut block = Block::new(batch, sizes);
+            let (mut best, mut top) = ([f64::INFINITY; 2], 0.0f64);
+            for _ in 0..if batch == 1 { 20 } else { 5 } {
+                best[0] = best[0].min(seconds(&mut || block.fused()));
+                if layers {
+                    best[1] = best[1].min(seconds(&mut || block.by_layers()));
+                }
+                top = top.max(peak());
+            }
+            let rate = block.flops() / best[0] / 1e9;
+            println!(
+                "{name} {:<18}{:>7.3}{rate:>8.1}{:>7.0}%{:>9.3}{:>8.2}",
+                format!("{sizes:?}").replace(' ', ""),
+                best[0] * 1e3,
+                rate / top * 100.0,
+                best[1] * 1e3,
+                best[1] / best[0]
+            );
+            total.iter_mut().zip(best).for_each(|(t, b)| *t += b * count as f64);
+        }
+        let [fused, by_layers] = total.map(|t| t * 1e3 / batch as f64);
+        println!("all: {fused:.3} ms an image fused, {by_layers:.3} layer by layer");
+    }
+}
