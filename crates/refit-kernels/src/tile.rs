@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{Isa, Scalar, Simd, on_isa};
+use crate::simd::{Isa, Scalar, Simd, on_isa, prefetch};
 
 /// A run of consecutive input values, at an offset from a tile's first pixel. A product's depth is
 /// the runs' lengths together.
@@ -92,7 +92,27 @@ pub(crate) struct Tile<'a> {
     pub c_stride: usize,
     /// Output channels in the panel, less than `vectors * lanes` at the last.
     pub n: usize,
+    /// Whether sums go on from what stands in the output, not from the exit's shift.
+    pub goes_on: bool,
     pub exit: TileExit<'a>,
+    pub ahead: Ahead,
+}
+
+/// Memory that a tile brings near while it computes: at every step of its depth the line at `from`,
+/// which then moves on by `step` values. A few at a time, since the CPU keeps few lines on the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    pub from: *const f32,
+    pub step: usize,
+}
+
+impl Ahead {
+    pub(crate) const NOTHING: Self = Self { from: std::ptr::null(), step: 0 };
+
+    /// Spreads `values` over a depth.
+    pub(crate) fn new(values: &[f32], depth: usize) -> Self {
+        Self { from: values.as_ptr(), step: values.len().div_ceil(depth.max(1)) }
+    }
 }
 
 /// Computes a tile of `MR` pixels by `NR` vectors.
@@ -110,10 +130,15 @@ unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
             }
         }
         let mut sums = [shift; MR];
-        let mut b = t.b;
+        if t.goes_on {
+            read::<S, MR, NR>(&mut sums, t);
+        }
+        let (mut b, mut ahead) = (t.b, t.ahead.from);
         for run in t.runs {
             let mut a = t.a.add(run.offset);
             for _ in 0..run.len {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(t.ahead.step);
                 let mut weights = [S::zero(); NR];
                 for (j, weights) in weights.iter_mut().enumerate() {
                     *weights = S::load(b.add(S::LANES * j));
@@ -145,6 +170,21 @@ unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
             }
         }
         write::<S, MR, NR>(&sums, t.c, t.c_stride);
+    }
+}
+
+/// Reads what stands in the output.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
+unsafe fn read<S: Simd, const MR: usize, const NR: usize>(sums: &mut [[S::V; NR]; MR], t: &Tile) {
+    for i in 0..MR {
+        for j in 0..NR {
+            // SAFETY: by the caller's word.
+            sums[i][j] = unsafe { load::<S, NR>(t.c.wrapping_add(i * t.c_stride), t.n, j) };
+        }
     }
 }
 
@@ -500,7 +540,9 @@ mod tests {
                             c: c[panel.start..].as_mut_ptr(),
                             c_stride: channels,
                             n: panel.width,
+                            goes_on: false,
                             exit,
+                            ahead: Ahead::NOTHING,
                         };
                         // SAFETY: `isa` is available, and the slices hold the tile's extent.
                         unsafe { run_tile(isa, rows, panel.vectors, &tile) };
