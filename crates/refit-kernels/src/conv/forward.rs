@@ -298,6 +298,14 @@ mod tests {
     }
 
     #[test]
+    fn no_images_give_none() {
+        for shape in shapes() {
+            let none = Case::new(ConvShape { batch: 0, ..shape });
+            assert!(none.convolve(Isa::widest(), None, Exit::default()).is_empty());
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "what the filter was packed for")]
     fn a_filter_of_another_shape_is_refused() {
         let case = Case::new(shapes()[0]);

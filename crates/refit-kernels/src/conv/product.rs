@@ -24,10 +24,10 @@ use crate::tile::{Ahead, Gather, Panel, Run, Tile, TileExit, TileThrough, cut, r
 const CELLS: usize = 224;
 
 /// Fewer tasks than this are cut further, to keep several threads busy.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
 
 /// The least multiply-adds that are worth a task.
-const TASK_WORK: usize = 1 << 20;
+const TASK_WORK: usize = 1 << 22;
 
 /// The greatest depth that tiles run over at once, a panel's weights being read for every tile. What
 /// is deeper goes on from the sums in the output, which changes nothing in their order.
@@ -177,9 +177,9 @@ impl<'a> Product<'a> {
         self.rows = (cells / width).clamp(1, height);
         self.rows = height.div_ceil(height.div_ceil(self.rows));
         if self.rows == height {
-            self.images = (cells / (height * width)).clamp(1, layout.batch);
+            self.images = (cells / (height * width)).clamp(1, layout.batch.max(1));
         }
-        self.parts = wanted.div_ceil(self.blocks()).clamp(1, layout.panels.len());
+        self.parts = wanted.div_ceil(self.blocks().max(1)).clamp(1, layout.panels.len());
     }
 
     /// Settles where the source's values lie.
