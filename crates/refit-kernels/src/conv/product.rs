@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::window::{Image, Window};
 use super::{Entry, Exit, Moments};
 use crate::norm::{GradientSums, Through};
-use crate::simd::Isa;
+use crate::simd::{Isa, fence};
 use crate::threads::{Shared, parallel, with_scratch};
 use crate::tile::{Ahead, Gather, Panel, Run, Tile, TileExit, TileThrough, cut, run_tile};
 
@@ -24,14 +24,17 @@ use crate::tile::{Ahead, Gather, Panel, Run, Tile, TileExit, TileThrough, cut, r
 const CELLS: usize = 224;
 
 /// Fewer tasks than this are cut further, to keep several threads busy.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
 
 /// The least multiply-adds that are worth a task.
-const TASK_WORK: usize = 1 << 20;
+const TASK_WORK: usize = 1 << 22;
 
 /// The greatest depth that tiles run over at once, a panel's weights being read for every tile. What
 /// is deeper goes on from the sums in the output, which changes nothing in their order.
 const DEPTH: usize = 768;
+
+/// Outputs from this length on, 16 MB, are larger than what caches keep until the next layer.
+const STREAMED: usize = 1 << 22;
 
 /// One dimension of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,9 +177,9 @@ impl<'a> Product<'a> {
         self.rows = (cells / width).clamp(1, height);
         self.rows = height.div_ceil(height.div_ceil(self.rows));
         if self.rows == height {
-            self.images = (cells / (height * width)).clamp(1, layout.batch);
+            self.images = (cells / (height * width)).clamp(1, layout.batch.max(1));
         }
-        self.parts = wanted.div_ceil(self.blocks()).clamp(1, layout.panels.len());
+        self.parts = wanted.div_ceil(self.blocks().max(1)).clamp(1, layout.panels.len());
     }
 
     /// Settles where the source's values lie.
@@ -255,11 +258,33 @@ impl<'a> Product<'a> {
         assert_eq!(y.len(), len(1, |a| a.target), "length of a convolution's output");
         assert!(layout.isa.is_available());
         finish.check(layout.channels[1], y.len());
+        let streams = self.streams(y);
         let y = Shared::new(y);
-        parallel(self.blocks() * self.parts, |task| self.task(x, entry, y, finish, task));
+        parallel(self.blocks() * self.parts, |task| {
+            self.task(x, entry, (y, streams), finish, task);
+            if streams {
+                fence();
+            }
+        });
     }
 
-    fn task(&self, x: &[f32], entry: Option<Entry>, y: Shared, finish: Finish, task: usize) {
+    /// Whether the output had better not pass the caches: if it is larger than they are, each line
+    /// would be fetched only to be overwritten. Needs pixels on cache lines and sums in one part.
+    fn streams(&self, y: &[f32]) -> bool {
+        let in_one = self.depths.iter().all(|d| d.len() <= 1);
+        let of_group = self.layout.channels[1] / self.layout.groups;
+        let on_lines = y.as_ptr().addr().is_multiple_of(64) && of_group.is_multiple_of(16);
+        in_one && on_lines && y.len() >= STREAMED
+    }
+
+    fn task(
+        &self,
+        x: &[f32],
+        entry: Option<Entry>,
+        (y, streams): (Shared, bool),
+        finish: Finish,
+        task: usize,
+    ) {
         let (number, part) = (task / self.parts, task % self.parts);
         let deal = |part: usize| part * self.layout.panels.len() / self.parts;
         let task = Task {
@@ -268,6 +293,7 @@ impl<'a> Product<'a> {
             block: self.block(number),
             panels: deal(part)..deal(part + 1),
             y,
+            streams,
             finish,
         };
         task.clear_gathered();
@@ -440,6 +466,8 @@ struct Task<'a> {
     block: Block,
     panels: Range<usize>,
     y: Shared,
+    /// Whether the output passes the caches by.
+    streams: bool,
     finish: Finish<'a>,
 }
 
@@ -648,9 +676,11 @@ impl Task<'_> {
                 residual: exit.residual.map_or(std::ptr::null(), |r| r[to..].as_ptr()),
                 activation: exit.activation,
                 gather: Gather::Nothing,
+                streams: self.streams,
             },
             Finish::Moments(_) => TileExit {
                 gather: Gather::Moments { to: gathered, stride, before: seen },
+                streams: self.streams,
                 ..TileExit::NONE
             },
             Finish::Through(Through { x, entry, center }, _) => {
@@ -662,7 +692,7 @@ impl Task<'_> {
                     activation: entry.activation,
                 };
                 let gather = Gather::Gradient { to: gathered, stride, through };
-                TileExit { gather, ..TileExit::NONE }
+                TileExit { gather, streams: self.streams, ..TileExit::NONE }
             }
         }
     }
