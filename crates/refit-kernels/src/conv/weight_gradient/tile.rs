@@ -3,10 +3,10 @@
 
 use crate::simd::{Isa, on_isa};
 
-/// Pixels of a row, from the tile's first on.
+/// Pixels of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PixelRun {
-    /// Where the first lies, in the input and in the output's gradient.
+    /// The first one's number in the window of the input, and in the output's gradient.
     pub x: usize,
     pub dy: usize,
     pub len: usize,
@@ -17,10 +17,13 @@ pub(super) struct PixelRun {
 pub(super) struct SumTile<'a> {
     /// The pixels that are summed over.
     pub runs: &'a [PixelRun],
-    /// Input channels of the runs' pixels, and the distance between neighbouring pixels.
+    /// Input channels of pixel 0 of the window, the distance between neighbouring pixels, and the
+    /// pixels between those of a run.
     pub x: *const f32,
     pub x_stride: usize,
-    /// As many output channels as the vectors have lanes.
+    pub x_step: usize,
+    /// Output channels of pixel 0, as many as the vectors have lanes, and the distance between
+    /// neighbouring pixels.
     pub dy: *const f32,
     pub dy_stride: usize,
     /// Where the sums are added, `[channels, vectors * lanes]`.
@@ -35,7 +38,8 @@ on_isa! {
     fn tile<S, const MR: usize, const NR: usize>(t: &SumTile) {
         let mut sums = [[S::zero(); NR]; MR];
         for run in t.runs {
-            let (mut x, mut dy) = (t.x.add(run.x), t.dy.add(run.dy));
+            let mut x = t.x.add(run.x * t.x_stride);
+            let mut dy = t.dy.add(run.dy * t.dy_stride);
             for _ in 0..run.len {
                 let mut out = [S::zero(); NR];
                 for (j, out) in out.iter_mut().enumerate() {
@@ -47,7 +51,7 @@ on_isa! {
                         sums[j] = S::fma(value, out[j], sums[j]);
                     }
                 }
-                x = x.wrapping_add(t.x_stride);
+                x = x.wrapping_add(t.x_step * t.x_stride);
                 dy = dy.wrapping_add(t.dy_stride);
             }
         }
@@ -94,7 +98,7 @@ on_isa! {
         let mut to = to;
         for run in runs {
             for i in 0..run.len {
-                let from = dy.add(run.dy + i * stride);
+                let from = dy.add((run.dy + i) * stride);
                 let mut at = 0;
                 while at < padded {
                     let n = width.saturating_sub(at).min(S::LANES);
