@@ -3,14 +3,20 @@
 //! Maps are `[n, h, w, c]` like those of `f32`, in half the memory; values are `u16`, the upper half
 //! of an `f32`. On CPUs with AMX or AVX512-BF16 two products cost less than one in `f32`.
 
+mod depthwise;
+mod pool;
+#[cfg(test)]
+mod tests;
 mod way;
 mod window;
+
+pub use pool::{max_pool, mean_pool, round, widen};
 
 use self::way::{Block, Leaving, TILE, Way};
 use self::window::Window;
 use crate::activation::Activation;
 use crate::conv::ConvShape;
-use crate::threads::{parallel, with_scratch};
+use crate::threads::{Shared, parallel, with_scratch};
 
 /// Rounds to the nearest, halves to even. A NaN stays one.
 pub fn from_f32(x: f32) -> u16 {
@@ -52,7 +58,7 @@ impl Buffer {
     /// A rounded copy.
     pub fn from_f32(values: &[f32]) -> Self {
         let mut buffer = Self::stale(values.len());
-        buffer.iter_mut().zip(values).for_each(|(y, x)| *y = from_f32(*x));
+        round(values, &mut buffer);
         buffer
     }
 }
@@ -69,21 +75,6 @@ impl std::ops::DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u16] {
         // SAFETY: as in `deref`, and `self` is borrowed uniquely.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
-    }
-}
-
-/// A pointer that tasks share; each task touches values that no other does.
-#[derive(Clone, Copy)]
-struct Shared(*mut u16);
-
-// SAFETY: the users of `Shared` touch disjoint values (said where they do).
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn ptr(&self) -> *mut u16 {
-        self.0
     }
 }
 
@@ -150,24 +141,57 @@ fn step(run: usize) -> usize {
 /// Weights rounded and packed for [`convolve`].
 #[derive(Debug)]
 pub struct Filter {
+    kernel: [usize; 2],
+    channels: usize,
+    out_channels: usize,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Dense(Dense),
+    /// `[kh * kw, c]`, in `f32`.
+    Depthwise(crate::Buffer),
+}
+
+impl Filter {
+    /// Rounds and packs `weight`, `[o, c / groups, kh, kw]`, for convolutions of this kernel, stride,
+    /// padding, dilation, groups and channels; the batch and the size of the maps don't matter.
+    ///
+    /// # Panics
+    /// If `weight` is not as long as the shape says, or if there are groups but not of one channel
+    /// each ([`serves`]).
+    pub fn new(shape: &ConvShape, weight: &[f32]) -> Self {
+        assert!(serves(shape), "bf16::Filter: {} groups", shape.groups);
+        assert_eq!(weight.len(), shape.weight_len(), "bf16::Filter: length of `weight`");
+        let weights = if shape.is_depthwise() {
+            Weights::Depthwise(depthwise::lay_out(shape, weight))
+        } else {
+            Weights::Dense(Dense::new(shape, weight))
+        };
+        let (channels, out_channels) = (shape.channels, shape.out_channels);
+        Self { kernel: shape.kernel, channels, out_channels, weights }
+    }
+}
+
+/// Whether [`convolve`] serves such a convolution: one without groups, or a depthwise one.
+pub fn serves(shape: &ConvShape) -> bool {
+    shape.groups == 1 || shape.is_depthwise()
+}
+
+/// Weights of a convolution without groups.
+#[derive(Debug)]
+struct Dense {
     layout: Layout,
     /// Steps of a whole sum.
     steps: usize,
-    channels: usize,
     out_channels: usize,
     /// Panels of 32 output channels (the last may have 16): `[step][tile][depth / 2][16][2]`.
     weights: Buffer,
 }
 
-impl Filter {
-    /// Rounds and packs `weight`, `[o, c, kh, kw]`, for convolutions of this kernel, stride,
-    /// padding, dilation and channels; the batch and the size of the maps don't matter.
-    ///
-    /// # Panics
-    /// If `weight` is not as long as the shape says, or if there are groups.
-    pub fn new(shape: &ConvShape, weight: &[f32]) -> Self {
-        assert_eq!(shape.groups, 1, "bf16::Filter: groups");
-        assert_eq!(weight.len(), shape.weight_len(), "bf16::Filter: length of `weight`");
+impl Dense {
+    fn new(shape: &ConvShape, weight: &[f32]) -> Self {
         let layout = Layout::new(shape);
         let (c, o, [kh, kw]) = (shape.channels, shape.out_channels, shape.kernel);
         let steps = layout.runs(shape) * layout.run / layout.depth;
@@ -179,18 +203,15 @@ impl Filter {
             if channel >= c {
                 continue;
             }
+            let inside = k % layout.depth / 2 * 2 * TILE + k % 2;
             for out in 0..o {
                 let (panel, columns) = (out / TILE / 2, panel_columns(out / TILE / 2, tiles));
                 let tile = (k / layout.depth) * columns + out / TILE % 2;
-                let at = panel * 2 * rows * TILE
-                    + tile * layout.depth * TILE
-                    + k % layout.depth / 2 * 2 * TILE
-                    + out % TILE * 2
-                    + k % 2;
-                weights[at] = from_f32(weight[(out * c + channel) * kh * kw + tap]);
+                let at = panel * 2 * rows * TILE + tile * layout.depth * TILE + out % TILE * 2;
+                weights[at + inside] = from_f32(weight[(out * c + channel) * kh * kw + tap]);
             }
         }
-        Self { layout, steps, channels: c, out_channels: o, weights }
+        Self { layout, steps, out_channels: o, weights }
     }
 
     /// Panels of output channels.
@@ -224,8 +245,9 @@ pub(crate) fn convolve_by(
     let o = shape.out_channels;
     assert_eq!(x.len(), shape.input_len(), "bf16::convolve: length of `x`");
     assert_eq!(y.len(), shape.output_len(), "bf16::convolve: length of `y`");
-    assert_eq!(filter.layout, Layout::new(shape), "bf16::convolve: the filter's kernel");
-    assert_eq!([filter.channels, filter.out_channels], [shape.channels, o], "bf16: channels");
+    assert_eq!(filter.kernel, shape.kernel, "bf16::convolve: the filter's kernel");
+    assert_eq!(filter.channels, shape.channels, "bf16::convolve: the filter's channels");
+    assert_eq!(filter.out_channels, o, "bf16::convolve: the filter's output channels");
     assert_eq!(exit.shift.map_or(o, <[f32]>::len), o, "bf16::convolve: length of `shift`");
     let residual = exit.residual.map_or(y.len(), <[u16]>::len);
     assert_eq!(residual, y.len(), "bf16::convolve: length of `residual`");
@@ -237,13 +259,15 @@ pub(crate) fn convolve_by(
             &zeros
         }
     };
-    let y = Shared(y.as_mut_ptr());
-    let job = Job { way, shape, x, filter, shift, exit, y };
-    let pixels = y_pixels(shape);
-    if filter.layout.in_place && pixels >= 2 * TILE {
-        job.in_place(pixels);
-    } else {
-        job.windowed();
+    let y = Shared::new(y);
+    match &filter.weights {
+        Weights::Depthwise(taps) => {
+            depthwise::Job { way, shape, x, taps, shift, exit, y }.run();
+        }
+        Weights::Dense(filter) => {
+            assert_eq!(filter.layout, Layout::new(shape), "bf16::convolve: the filter's layout");
+            Job { way, shape, x, filter, shift, exit, y }.run();
+        }
     }
 }
 
@@ -257,10 +281,10 @@ struct Job<'a> {
     way: Way,
     shape: &'a ConvShape,
     x: &'a [u16],
-    filter: &'a Filter,
+    filter: &'a Dense,
     shift: &'a [f32],
     exit: Exit<'a>,
-    y: Shared,
+    y: Shared<u16>,
 }
 
 /// Pixels that lie evenly spaced, of which some are wanted: `wanted` of every `period`.
@@ -286,6 +310,15 @@ const WINDOW: usize = 400_000;
 const TASKS: usize = 16;
 
 impl Job<'_> {
+    fn run(&self) {
+        let pixels = y_pixels(self.shape);
+        if self.filter.layout.in_place && pixels >= 2 * TILE {
+            self.in_place(pixels);
+        } else {
+            self.windowed();
+        }
+    }
+
     /// Cuts the panels so that `tasks` tasks of pixels become enough.
     fn panel_parts(&self, tasks: usize) -> usize {
         TASKS.div_ceil(tasks.max(1)).min(self.filter.panels())
@@ -434,6 +467,3 @@ impl Job<'_> {
 /// The sums of a block, `[32][32]`.
 #[repr(C, align(64))]
 struct Sums([f32; 32 * 32]);
-
-#[cfg(test)]
-mod tests;

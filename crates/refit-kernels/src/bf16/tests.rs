@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::conv::reference;
+use crate::pool::PoolShape;
 use crate::testing::{on_threads, values};
 
 /// `values`, rounded.
@@ -60,7 +61,16 @@ fn shapes() -> Vec<ConvShape> {
         shape(2, [9, 8], [20, 5], ([5, 2], [3, 2], [(4, 1), (0, 3)], [1, 1])),
         shape(2, [5, 6], [31, 100], ([1, 1], [2, 2], [(0, 0); 2], [1, 1])),
         shape(1, [12, 4], [33, 3], ([1, 3], [1, 1], [(0, 0), (1, 1)], [1, 2])),
+        depthwise(2, [7, 9], 33, THREE),
+        depthwise(3, [14, 13], 100, ([5, 5], [2, 2], [(2, 2), (1, 2)], [1, 1])),
+        depthwise(1, [40, 31], 16, ([5, 5], [1, 1], [(2, 2); 2], [1, 1])),
+        depthwise(1, [9, 8], 17, ([3, 2], [1, 3], [(3, 0), (0, 1)], [2, 1])),
+        depthwise(1, [100, 3], 150, THREE),
     ]
+}
+
+fn depthwise(batch: usize, size: [usize; 2], channels: usize, kernel: Kernel) -> ConvShape {
+    ConvShape { groups: channels, ..shape(batch, size, [channels; 2], kernel) }
 }
 
 #[test]
@@ -120,6 +130,57 @@ fn one_pixel_that_is_not_a_number_stays_alone() {
             assert_eq!(to_f32(*y).is_nan(), near, "{way:?} {row} {column}");
         }
     }
+}
+
+#[test]
+fn pools_agree_with_their_definition() {
+    let (height, width, channels) = (9, 6, 37);
+    let size = PoolShape {
+        batch: 2,
+        height,
+        width,
+        channels,
+        window: [3, 2],
+        stride: [2, 2],
+        padding: [(1, 1), (0, 1)],
+        out_size: [0, 0],
+    };
+    let s = size.rounded_up();
+    let mut x = rounded(s.input_len(), 1);
+    x[100] = f32::NAN;
+    let x16 = Buffer::from_f32(&x);
+    let mut greatest = vec![0.0; s.output_len()];
+    crate::max_pool(&s, &x, None, &mut greatest, None);
+    let mut means = vec![0.0; 2 * channels];
+    for (i, v) in x.iter().enumerate() {
+        means[i / (height * width * channels) * channels + i % channels] +=
+            v / (height * width) as f32;
+    }
+    for way in Way::available() {
+        let mut y = vec![0; s.output_len()];
+        pool::max_pool_by(way, &s, &x16, &mut y);
+        for (y, want) in y.iter().zip(&greatest) {
+            assert!(to_f32(*y) == *want || (to_f32(*y).is_nan() && want.is_nan()), "{way:?}");
+        }
+        let mut y = vec![0.0; 2 * channels];
+        pool::mean_pool_by(way, 2, channels, &x16, &mut y);
+        for (y, want) in y.iter().zip(&means) {
+            assert!((y - want).abs() < 1e-5 || (y.is_nan() && want.is_nan()), "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn conversions_agree_with_one_value() {
+    let x = values(1000, 5);
+    let mut y = vec![0; 1000];
+    round(&x, &mut y);
+    let one_by_one: Vec<u16> = x.iter().map(|v| from_f32(*v)).collect();
+    assert_eq!(y, one_by_one);
+    let mut back = vec![0.0; 1000];
+    widen(&y, &mut back);
+    let one_by_one: Vec<f32> = y.iter().map(|v| to_f32(*v)).collect();
+    assert_eq!(back, one_by_one);
 }
 
 #[test]

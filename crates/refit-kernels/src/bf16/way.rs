@@ -60,6 +60,45 @@ impl Way {
     }
 }
 
+/// What becomes of values that are widened into others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Into {
+    /// They replace them.
+    Set,
+    /// They are added.
+    Add,
+    /// The greater stays; a NaN stays too.
+    Max,
+}
+
+impl Way {
+    /// Widens `from` into `to`.
+    pub(super) fn widen(self, from: &[u16], to: &mut [f32], into: Into) {
+        assert_eq!(from.len(), to.len(), "bf16: lengths of a row");
+        match self {
+            // SAFETY: a way that is used is available; both are as long.
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx | Self::Avx512 => unsafe {
+                avx512::widen_into(from.as_ptr(), to.as_mut_ptr(), to.len(), into);
+            },
+            _ => scalar::widen_into(from, to, into),
+        }
+    }
+
+    /// Rounds `from` into `to`.
+    pub(super) fn narrow(self, from: &[f32], to: &mut [u16]) {
+        assert_eq!(from.len(), to.len(), "bf16: lengths of a row");
+        match self {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx | Self::Avx512 => unsafe {
+                avx512::narrow(from.as_ptr(), to.as_mut_ptr(), to.len());
+            },
+            _ => to.iter_mut().zip(from).for_each(|(to, v)| *to = super::from_f32(*v)),
+        }
+    }
+}
+
 /// Up to 32 pixels times up to 32 output channels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block<'a> {

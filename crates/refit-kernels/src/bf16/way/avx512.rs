@@ -3,11 +3,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, Leaving, TILE};
+use super::{Block, Into, Leaving, TILE};
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512bf16")
 }
 
@@ -129,6 +130,56 @@ unsafe fn leave_as<const RESIDUAL: bool, const WHOLE: bool>(l: &Leaving) {
             } else {
                 _mm512_mask_storeu_epi16(y, mask, both)
             }
+        }
+    }
+}
+
+/// The first `n <= 16` lanes.
+fn lanes(n: usize) -> __mmask16 {
+    (u32::MAX >> (32 - n)) as __mmask16
+}
+
+/// As [`super::Way::widen`], for `n` values.
+///
+/// # Safety
+/// The CPU has this; pointers are valid for `n` values.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn widen_into(from: *const u16, to: *mut f32, n: usize, into: Into) {
+    for at in (0..n).step_by(TILE) {
+        let mask = lanes((n - at).min(TILE));
+        // SAFETY: by the caller's word; masked lanes are not touched.
+        unsafe {
+            let to = to.add(at);
+            let mut v = widen(_mm256_maskz_loadu_epi16(mask, from.add(at).cast()));
+            if into != Into::Set {
+                let old = _mm512_maskz_loadu_ps(mask, to);
+                if into == Into::Add {
+                    v = _mm512_add_ps(old, v);
+                } else {
+                    // The second operand wins if one is a NaN.
+                    let greater = _mm512_max_ps(old, v);
+                    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(old, old);
+                    v = _mm512_mask_mov_ps(greater, nan, old);
+                }
+            }
+            _mm512_mask_storeu_ps(to, mask, v);
+        }
+    }
+}
+
+/// As [`super::Way::narrow`], for `n` values.
+///
+/// # Safety
+/// The CPU has this; pointers are valid for `n` values.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn narrow(from: *const f32, to: *mut u16, n: usize) {
+    for at in (0..n).step_by(TILE) {
+        let mask = lanes((n - at).min(TILE));
+        // SAFETY: by the caller's word; masked lanes are not touched.
+        unsafe {
+            let v = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from.add(at)));
+            let v = std::mem::transmute::<__m256bh, __m256i>(v);
+            _mm256_mask_storeu_epi16(to.add(at).cast(), mask, v);
         }
     }
 }

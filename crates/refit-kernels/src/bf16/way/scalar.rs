@@ -1,6 +1,6 @@
 //! Plain Rust.
 
-use super::{Block, Leaving, TILE};
+use super::{Block, Into, Leaving, TILE};
 use crate::bf16::{from_f32, to_f32};
 
 /// As [`Block::compute`].
@@ -43,6 +43,18 @@ pub(super) unsafe fn leave(l: &Leaving) {
             v = if v < l.low { l.low } else { v };
             v = if v > l.high { l.high } else { v };
             *l.y.add(p * l.stride + i) = from_f32(v);
+        }
+    }
+}
+
+/// As [`super::Way::widen`].
+pub(super) fn widen_into(from: &[u16], to: &mut [f32], into: Into) {
+    for (to, v) in to.iter_mut().zip(from) {
+        let v = to_f32(*v);
+        match into {
+            Into::Set => *to = v,
+            Into::Add => *to += v,
+            Into::Max => *to = if *to >= v || to.is_nan() { *to } else { v },
         }
     }
 }
