@@ -60,6 +60,10 @@ fn weight_gradient_on(
 /// Tasks wanted at least.
 const TASKS: usize = 8;
 
+/// Bytes of a task's sums: they stay in the second-level cache, and the more panels share a window,
+/// the less is copied.
+const SHARE_BYTES: usize = 512 << 10;
+
 /// Output channels and depth from which it pays to copy a panel of the gradient together.
 const PACKED: usize = 128;
 
@@ -91,8 +95,8 @@ impl<'a> Product<'a> {
         let in_group = shape.channels / shape.groups;
         let depth = shape.kernel[0] * shape.kernel[1] * in_group;
         let (panels, group_len) = panels(isa, shape.out_channels / shape.groups, depth);
-        let shares = (TASKS / shape.groups).clamp(1, panels.len().div_ceil(2));
-        let share = panels.len().div_ceil(shares);
+        let share = SHARE_BYTES / (depth * 2 * isa.lanes() * size_of::<f32>());
+        let share = panels.len().div_ceil(panels.len().div_ceil(share.max(2)));
         let out_channels = share * 2 * isa.lanes();
         let windows = Windows::new(isa, shape, x, entry, out_channels, isa.tile_rows(2));
         let tasks = shape.groups * panels.len().div_ceil(share);
