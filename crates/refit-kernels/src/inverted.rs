@@ -15,7 +15,7 @@ use crate::conv::ConvShape;
 use crate::depthwise::{Correlation, Row, RowKernel};
 use crate::simd::Isa;
 use crate::threads::{Shared, parallel, with_scratch};
-use crate::tile::{Packed, Panel, Run, Tile, TileExit, cut, panels, run_tile};
+use crate::tile::{Ahead, Packed, Panel, Run, Tile, TileExit, cut, panels, run_tile};
 
 /// An inverted residual block over a batch of a given size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -423,7 +423,9 @@ impl<'a> Plan<'a> {
                     c: to[column * self.stride..].as_mut_ptr(),
                     c_stride: self.stride,
                     n: panel.width,
+                    goes_on: false,
                     exit,
+                    ahead: Ahead::NOTHING,
                 };
                 // SAFETY: `isa` is this CPU's; the pixels lie in row `y` of `x` and of the ring.
                 unsafe { run_tile(isa, pixels, panel.vectors, &tile) };
@@ -514,7 +516,9 @@ impl<'a> Plan<'a> {
                 c: maps.y.wrapping_add(at),
                 c_stride: channels,
                 n: panel.width,
+                goes_on: false,
                 exit: finish.exit(panel.start, residual),
+                ahead: Ahead::NOTHING,
             };
             // SAFETY: `isa` is this CPU's; the pixels are filtered; the rest by the caller's word.
             unsafe { run_tile(isa, count, panel.vectors, &tile) };

@@ -10,6 +10,7 @@
 )]
 
 mod activation;
+pub mod bf16;
 mod buffer;
 mod conv;
 mod curve;
