@@ -135,12 +135,14 @@ impl InvertedResidual {
     }
 
     /// Whether a block is faster in one than layer by layer: if the rows that an output row needs
-    /// stay in the second-level cache. Then it gains most where maps are large (2 to 4 times at
-    /// 112x112 and 56x56), and loses nothing where they are small. The batch doesn't matter.
+    /// stay in the second-level cache, and the map is large. It gains most at 112x112 and 56x56 (2
+    /// to 3 times), a tenth at 14x14; at 7x7, weights are what counts, and layers are as fast. The
+    /// batch doesn't matter.
     pub fn pays(shape: &InvertedShape) -> bool {
         let d = &shape.depthwise;
         let rows = (d.kernel[0] - 1) * d.dilation[0] + 2;
-        rows * d.width * d.channels * size_of::<f32>() <= 2 * KEPT
+        let kept = rows * d.width * d.channels * size_of::<f32>() <= 2 * KEPT;
+        kept && d.height * d.width >= 100
     }
 
     /// `y = project(filter(expand(x))) + residual`.
@@ -763,6 +765,7 @@ mod tests {
         let pixel = ([1, 1, 8, 16, 8], [1, 1], [1, 1], none, [1, 1]);
         assert_eq!(division(pixel, 1).1, 1);
         assert!(InvertedResidual::pays(&shape(large, 1)));
+        assert!(!InvertedResidual::pays(&shape(small, 1)));
         let huge = ([1000, 1000, 64, 1024, 64], [3, 3], [1, 1], none, [1, 1]);
         assert!(!InvertedResidual::pays(&shape(huge, 1)));
     }

@@ -13,6 +13,7 @@ mod activation;
 pub mod bf16;
 mod buffer;
 mod conv;
+mod curve;
 pub mod depthwise;
 mod elementwise;
 mod inverted;
@@ -38,6 +39,7 @@ pub use conv::{
     ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,
     input_gradient_through, weight_gradient,
 };
+pub use curve::{Curve, bend, bend_gradient};
 pub use elementwise::accumulate;
 pub use inverted::{InvertedResidual, InvertedShape, Stage};
 pub use layout::{to_channels_first, to_channels_last};

@@ -131,6 +131,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn keep_between(v: Self::V, x: Self::V, low: Self::V, high: Self::V) -> Self::V;
     /// `a` where `x > y` or `x` is NaN, else `b`.
     unsafe fn select_above(x: Self::V, y: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `v * 2^n`, for whole `n` from -126 to 127; a NaN in `v` stays.
+    unsafe fn times_power(v: Self::V, n: Self::V) -> Self::V;
     /// The first `n <= LANES` bytes as numbers; zeros beyond.
     unsafe fn load_bytes(p: *const u8, n: usize) -> Self::V;
     /// Stores the first `n <= LANES` values, whole numbers up to 255, as bytes.

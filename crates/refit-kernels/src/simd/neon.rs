@@ -120,4 +120,11 @@ impl Simd for Neon {
             unsafe { *p.add(i) = *value as u8 };
         }
     }
+    #[inline(always)]
+    unsafe fn times_power(v: float32x4_t, n: float32x4_t) -> float32x4_t {
+        unsafe {
+            let exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+            vmulq_f32(v, vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+        }
+    }
 }

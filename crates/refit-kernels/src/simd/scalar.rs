@@ -96,4 +96,8 @@ impl Simd for Scalar {
             unsafe { *p.add(i) = v as u8 }
         }
     }
+    #[inline(always)]
+    unsafe fn times_power(v: V, n: V) -> V {
+        std::array::from_fn(|i| v[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
 }

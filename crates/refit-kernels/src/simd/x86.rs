@@ -97,6 +97,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn times_power(v: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
     unsafe fn load_bytes(p: *const u8, n: usize) -> __m512 {
         unsafe {
             let bytes = if n == 16 { _mm_loadu_si128(p.cast()) } else { first_bytes(p, n) };
@@ -212,6 +216,13 @@ impl Simd for Avx2 {
         unsafe {
             let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, y);
             _mm256_blendv_ps(b, a, _mm256_or_ps(above, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn times_power(v: __m256, n: __m256) -> __m256 {
+        unsafe {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
         }
     }
     #[inline(always)]
