@@ -7,8 +7,8 @@
 use std::time::Instant;
 
 use refit_data::{
-    Augment, DataError, DecodeOptions, Detail, Interpolation, Loader, LoaderOptions, Preprocess, Resize,
-    Sample, Stream, Strictness, decode, decode_in, list_images,
+    Augment, DataError, DecodeOptions, Detail, Interpolation, Loader, LoaderOptions, Preprocess,
+    Resize, Sample, Stream, Strictness, decode, decode_in, list_images,
 };
 
 const PREPROCESS: Preprocess = Preprocess {
@@ -18,9 +18,6 @@ const PREPROCESS: Preprocess = Preprocess {
     mean: [0.5; 3],
     std: [0.5; 3],
 };
-
-/// What a check for damage decodes.
-const LEAST: Detail = Detail::AtLeast { shorter: 1, longer: 1 };
 
 #[expect(clippy::print_stdout, reason = "a program's result")]
 fn main() -> Result<(), DataError> {
@@ -105,7 +102,7 @@ fn main() -> Result<(), DataError> {
         let Ok(_) = decode_in(&bytes, &decode_options, PREPROCESS.detail()) else { continue };
         timed(5, start);
         let start = Instant::now();
-        let Ok(_) = decode_in(&bytes, &decode_options, LEAST) else { continue };
+        let Ok(_) = decode_in(&bytes, &decode_options, Detail::Least) else { continue };
         timed(6, start);
         let start = Instant::now();
         PREPROCESS.normalize_channels_last_into(&square, &mut out);

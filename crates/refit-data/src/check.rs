@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::source::Dataset;
-use crate::{DataError, DecodeOptions, Hint, Progress, Sample, decode, parallel};
+use crate::{DataError, DecodeOptions, Detail, Hint, Progress, Sample, decode_in, parallel};
 
 /// BLAKE3 of a file's bytes: the same image has the same hash wherever it lies.
 pub type ContentHash = [u8; 32];
@@ -119,10 +119,10 @@ fn check_one(
         Err(source) => return (None, Some(DataError::read(&sample.path, source))),
     };
     let hash = hash_bytes(&bytes);
-    // Whether an image is whole shows in the least of its detail too, and far sooner.
-    let least = Detail::AtLeast { shorter: 1, longer: 1 };
-    let error =
-        if known(&hash) { None } else { decode_in(&bytes, &options.decode, least).err() };
+    let error = match known(&hash) {
+        true => None,
+        false => decode_in(&bytes, &options.decode, Detail::Least).err(),
+    };
     (Some(hash), error.map(|source| DataError::Unreadable { path: sample.path.clone(), source }))
 }
 

@@ -39,23 +39,36 @@ impl Default for DecodeOptions {
 pub enum Detail {
     /// Every pixel.
     Full,
-    /// A far larger JPEG may be decoded at a half, a quarter or an eighth of its sides, as long as
-    /// they stay at least these.
+    /// A far larger JPEG may be decoded at a half, a quarter or an eighth of its sides, if these are
+    /// whole pixels and at least as long as here: it is the same picture, then, without its finest
+    /// detail.
     AtLeast {
         /// Pixels of the shorter side.
         shorter: u32,
         /// Pixels of the longer side.
         longer: u32,
     },
+    /// As little as tells whether the image is whole. Its sides mean nothing.
+    Least,
 }
 
 impl Detail {
-    pub(crate) fn is_met_by(self, width: u32, height: u32) -> bool {
+    /// How many of 8 pixels suffice on each side of an image: 1, 2, 4 or 8.
+    pub(crate) fn of_eight(self, width: u32, height: u32) -> u32 {
         match self {
-            Self::Full => false,
+            Self::Full => 8,
             Self::AtLeast { shorter, longer } => {
-                width.min(height) >= shorter && width.max(height) >= longer
+                let (least, most) = (width.min(height), width.max(height));
+                let suffices = |&kept: &u32| {
+                    // Half a pixel at the edge would be stretched to a whole one.
+                    (width * kept).is_multiple_of(8)
+                        && (height * kept).is_multiple_of(8)
+                        && least * kept / 8 >= shorter
+                        && most * kept / 8 >= longer
+                };
+                [1, 2, 4].into_iter().find(suffices).unwrap_or(8)
             }
+            Self::Least => 1,
         }
     }
 }

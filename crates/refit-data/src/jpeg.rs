@@ -172,11 +172,14 @@ impl Layout {
     /// The picture at a part of its sides, if that is detail enough and its kind can be.
     fn scaled(&self, bytes: &[u8], detail: Detail) -> Option<RgbImage> {
         let frame = self.frame.as_ref()?;
-        let side = |length: u16, kept: usize| (usize::from(length) * kept).div_ceil(8) as u32;
-        let enough =
-            |kept: &usize| detail.is_met_by(side(frame.width, *kept), side(frame.height, *kept));
-        let kept = [1, 2, 4].into_iter().find(enough)?;
-        scaled_jpeg::decode(self.segments.iter().map(|range| &bytes[range.clone()]), kept)
+        match detail.of_eight(frame.width.into(), frame.height.into()) {
+            8 => None,
+            kept => scaled_jpeg::decode(self.segments_of(bytes), kept as usize),
+        }
+    }
+
+    fn segments_of<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.segments.iter().map(|range| &bytes[range.clone()])
     }
 
     /// The bytes to decode, without junk.
@@ -189,9 +192,7 @@ impl Layout {
             && matches!(&self.scans[..], [scan] if scan.restart_interval == 0);
         let count = if one_run { self.segments.len() - 1 } else { self.segments.len() };
         let mut data = Vec::with_capacity(bytes.len() + 8);
-        for range in &self.segments[..count] {
-            data.extend_from_slice(&bytes[range.clone()]);
-        }
+        self.segments_of(bytes).take(count).for_each(|segment| data.extend_from_slice(segment));
         if one_run {
             data.extend([0; 8]);
         }
@@ -272,6 +273,12 @@ fn end_of_scan(bytes: &[u8], from: usize) -> (usize, usize) {
         }
     }
     (bytes.len(), restarts)
+}
+
+/// A JPEG at `kept` of 8 pixels on each side, as it is stored.
+#[cfg(test)]
+pub(crate) fn part(bytes: &[u8], kept: usize) -> Option<RgbImage> {
+    scaled_jpeg::decode(Layout::of(bytes).ok()?.segments_of(bytes), kept)
 }
 
 #[cfg(test)]

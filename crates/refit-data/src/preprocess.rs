@@ -465,16 +465,20 @@ mod tests {
 
     #[test]
     fn detail_is_twice_what_the_resize_gives() {
-        let met = |resize, width, height| {
-            let preprocess = Preprocess { size: 224, resize, ..BASE };
-            preprocess.detail().is_met_by(width, height)
+        let kept = |resize, width, height| {
+            Preprocess { size: 224, resize, ..BASE }.detail().of_eight(width, height)
         };
-        let (shorter, fill) = (Resize::ShorterSide { to: 256 }, [0; 3]);
-        assert!(met(shorter, 512, 9000) && !met(shorter, 511, 9000));
-        assert!(met(Resize::Squash, 448, 448) && !met(Resize::Squash, 9000, 447));
-        let letterbox = Resize::Letterbox { fill };
-        assert!(met(letterbox, 448, 10) && !met(letterbox, 447, 447));
-        assert!(!Detail::Full.is_met_by(u32::MAX, u32::MAX));
+        let shorter = Resize::ShorterSide { to: 256 };
+        assert_eq!(
+            [4096, 4088, 2048, 2040, 1024, 1016].map(|s| kept(shorter, s, 8000)),
+            [1, 2, 2, 4, 4, 8]
+        );
+        assert_eq!([896, 888].map(|side| kept(Resize::Squash, 8000, side)), [4, 8]);
+        let letterbox = Resize::Letterbox { fill: [0; 3] };
+        assert_eq!([3584, 3576].map(|side| kept(letterbox, side, 16)), [1, 2]);
+        // Sides that do not divide keep more, or all.
+        assert_eq!([4100, 4098, 4097].map(|side| kept(shorter, side, 8000)), [2, 4, 8]);
+        assert_eq!((Detail::Full.of_eight(64000, 64000), Detail::Least.of_eight(3, 5)), (8, 1));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use refit_kernels::depthwise;
-use refit_kernels::{Activation, Buffer, ConvShape, Entry, Exit, Isa, Through};
+use refit_kernels::{Activation, Buffer, ConvShape, Entry, Exit, Isa, Through, weight_gradient};
 
 /// Seconds that the process has computed, shared out over the threads; without such a clock, those
 /// that went by.
@@ -139,6 +139,37 @@ const LITE0: [(usize, usize, usize, usize); 10] = [
     (7, 1152, 5, 1),
 ];
 
+/// `(name, size of the input, channels in, channels out, kernel, stride)` of ResNet-18's and -50's
+/// convolutions, each kind once.
+const RESNET: [(&str, usize, usize, usize, usize, usize); 26] = [
+    ("resnet.conv1", 224, 3, 64, 7, 2),
+    ("resnet.layer1.conv2", 56, 64, 64, 3, 1),
+    ("resnet.layer2.conv2", 28, 128, 128, 3, 1),
+    ("resnet.layer3.conv2", 14, 256, 256, 3, 1),
+    ("resnet.layer4.conv2", 7, 512, 512, 3, 1),
+    ("resnet18.layer2.0.conv1", 56, 64, 128, 3, 2),
+    ("resnet18.layer3.0.conv1", 28, 128, 256, 3, 2),
+    ("resnet18.layer4.0.conv1", 14, 256, 512, 3, 2),
+    ("resnet18.layer2.0.downsample", 56, 64, 128, 1, 2),
+    ("resnet50.layer2.0.conv2", 56, 128, 128, 3, 2),
+    ("resnet50.layer3.0.conv2", 28, 256, 256, 3, 2),
+    ("resnet50.layer4.0.conv2", 14, 512, 512, 3, 2),
+    ("resnet50.layer1.0.conv1", 56, 64, 64, 1, 1),
+    ("resnet50.layer1.conv3", 56, 64, 256, 1, 1),
+    ("resnet50.layer1.1.conv1", 56, 256, 64, 1, 1),
+    ("resnet50.layer2.0.conv1", 56, 256, 128, 1, 1),
+    ("resnet50.layer2.conv3", 28, 128, 512, 1, 1),
+    ("resnet50.layer2.1.conv1", 28, 512, 128, 1, 1),
+    ("resnet50.layer3.0.conv1", 28, 512, 256, 1, 1),
+    ("resnet50.layer3.conv3", 14, 256, 1024, 1, 1),
+    ("resnet50.layer3.1.conv1", 14, 1024, 256, 1, 1),
+    ("resnet50.layer4.0.conv1", 14, 1024, 512, 1, 1),
+    ("resnet50.layer4.conv3", 7, 512, 2048, 1, 1),
+    ("resnet50.layer4.1.conv1", 7, 2048, 512, 1, 1),
+    ("resnet50.layer2.0.downsample", 56, 256, 512, 1, 2),
+    ("resnet50.layer4.0.downsample", 14, 1024, 2048, 1, 2),
+];
+
 fn shape(
     batch: usize,
     size: usize,
@@ -204,6 +235,18 @@ fn depthwise_layer(shape: &ConvShape, limits: [f64; 2]) {
     report("both", t, shape, 2 * a + b, limits);
 }
 
+fn dense_layer(shape: &ConvShape, limits: [f64; 2]) {
+    let (x, dy) = (random(shape.input_len()), random(shape.output_len()));
+    let (scale, shift) = (random(shape.channels), random(shape.channels));
+    let entry = Entry { scale: &scale, shift: &shift, activation: Activation::Relu };
+    let mut dw = Buffer::stale(shape.weight_len());
+    let values = x.len() + dy.len() + dw.len();
+    for (what, entry) in [("weight gradient", None), ("with an entry", Some(entry))] {
+        let t = best(|| weight_gradient(shape, &x, entry, &dy, &mut dw));
+        report(what, t, shape, values, limits);
+    }
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| !w.starts_with("--")).collect();
     let batch = words.iter().find_map(|w| w.strip_prefix("batch=")?.parse().ok()).unwrap_or(32);
@@ -220,6 +263,14 @@ fn main() {
                 let limits = limits();
                 println!("{name}: peak {:.0} GFLOP/s, copy {:.1} GB/s", limits[0], limits[1]);
                 depthwise_layer(&shape(batch, size, [c, c], kernel, stride, c), limits);
+            }
+        }
+        for (name, size, c, o, kernel, stride) in RESNET {
+            let name = format!("{name} {size}x{size}x{c}->{o} {kernel}x{kernel} s{stride}");
+            if wanted(&name) {
+                let limits = limits();
+                println!("{name}: peak {:.0} GFLOP/s, copy {:.1} GB/s", limits[0], limits[1]);
+                dense_layer(&shape(batch, size, [c, o], kernel, stride, 1), limits);
             }
         }
     });

@@ -1,13 +1,12 @@
 //! EfficientNet-Lite0's inverted residual blocks, fused and layer by layer: gigaflops and the share
 //! of the multiply-add units' peak, for batches of 32 and 1.
-#![expect(clippy::print_stdout, unsafe_code, reason = "a table, and the peak of the vector units")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
-use std::hint::black_box;
 use std::time::Instant;
 
 use refit_kernels::{
     Activation, Buffer, ConvShape, Exit, Filter, InvertedResidual, InvertedShape, Stage, convolve,
-    depthwise,
+    depthwise, measure_peak,
 };
 
 /// Size, channels, expanded, output channels, kernel, stride, and how many follow each other.
@@ -30,32 +29,6 @@ fn seconds(call: &mut dyn FnMut()) -> f64 {
     let start = Instant::now();
     call();
     start.elapsed().as_secs_f64()
-}
-
-/// Sums that depend on nothing but registers, on two threads: gigaflops.
-fn peak() -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    fn wide(turns: usize) {
-        use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps};
-        let (a, b) = (black_box(_mm512_set1_ps(0.5)), black_box(_mm512_set1_ps(0.25)));
-        let mut sums = [_mm512_set1_ps(1.0); 14];
-        for _ in 0..turns {
-            for sum in &mut sums {
-                *sum = _mm512_fmadd_ps(*sum, a, b);
-            }
-        }
-        black_box(sums);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        const TURNS: usize = 1 << 18;
-        // SAFETY: the line above saw AVX-512F on this CPU.
-        let mut call = || drop(rayon::broadcast(|_| unsafe { wide(TURNS) }));
-        let best = (0..5).map(|_| seconds(&mut call)).fold(f64::INFINITY, f64::min);
-        return 2.0 * 14.0 * 32.0 * TURNS as f64 / best / 1e9;
-    }
-    f64::NAN
 }
 
 fn filled(len: usize) -> Buffer {
@@ -151,22 +124,26 @@ impl Block {
 }
 
 fn main() {
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(2).build_global() {
+    // `THREADS=1 BATCH=1 cargo bench --bench inverted -- fused`: on one thread, without layers.
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
+    let threads = number("THREADS").unwrap_or(2);
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         println!("{error}");
     }
-    let layers = std::env::args().any(|a| a == "layers");
-    for batch in [32, 1] {
+    let layers = !std::env::args().any(|a| a == "fused");
+    for batch in number("BATCH").map_or(vec![32, 1], |batch| vec![batch]) {
         println!("batch {batch}{:>22}{:>8}{:>8}{:>9}{:>8}", "ms", "GF/s", "peak", "layers", "gain");
         let mut total = [0.0; 2];
         for (name, sizes, count) in BLOCKS {
             let mut block = Block::new(batch, sizes);
             let (mut best, mut top) = ([f64::INFINITY; 2], 0.0f64);
-            for _ in 0..if batch == 1 { 20 } else { 5 } {
+            let begin = Instant::now();
+            while begin.elapsed().as_secs_f64() < 0.4 {
                 best[0] = best[0].min(seconds(&mut || block.fused()));
                 if layers {
                     best[1] = best[1].min(seconds(&mut || block.by_layers()));
                 }
-                top = top.max(peak());
+                top = top.max(measure_peak() / 1e9);
             }
             let rate = block.flops() / best[0] / 1e9;
             println!(

@@ -10,7 +10,7 @@ mod pixels;
 mod plan;
 mod sums;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use forward::{convolve, convolve_with_moments};
 pub use gradients::{gradients, input_gradient, input_gradient_through, weight_gradient};

@@ -15,7 +15,7 @@ use crate::conv::ConvShape;
 use crate::depthwise::{Correlation, Row, RowKernel};
 use crate::simd::Isa;
 use crate::threads::{Shared, parallel, with_scratch};
-use crate::tile::{Packed, Panel, Run, Tile, TileExit, cut, panels, run_tile};
+use crate::tile::{Ahead, Packed, Panel, Run, Tile, TileExit, cut, panels, run_tile};
 
 /// An inverted residual block over a batch of a given size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,9 +134,13 @@ impl InvertedResidual {
         }
     }
 
-    /// Whether a block is faster in one than layer by layer; the batch doesn't matter.
+    /// Whether a block is faster in one than layer by layer: if the rows that an output row needs
+    /// stay in the second-level cache. Then it gains most where maps are large (2 to 4 times at
+    /// 112x112 and 56x56), and loses nothing where they are small. The batch doesn't matter.
     pub fn pays(shape: &InvertedShape) -> bool {
-        shape.depthwise.height * shape.depthwise.width >= 196
+        let d = &shape.depthwise;
+        let rows = (d.kernel[0] - 1) * d.dilation[0] + 2;
+        rows * d.width * d.channels * size_of::<f32>() <= 2 * KEPT
     }
 
     /// `y = project(filter(expand(x))) + residual`.
@@ -159,21 +163,17 @@ impl InvertedResidual {
             0 => return,
             batch => (x.len() / batch, y.len() / batch),
         };
-        let [height, _] = plan.out_size;
-        let strips = height.div_ceil(plan.strip);
         let y = Shared::new(y);
-        parallel(shape.depthwise.batch * strips, |task| {
-            let (image, strip) = (task / strips, task % strips);
-            let rows = strip * plan.strip..((strip + 1) * plan.strip).min(height);
-            let maps = Maps {
-                x: &x[image * image_len..][..image_len],
-                residual: residual.map_or(std::ptr::null(), |r| r[image * out_len..].as_ptr()),
-                // SAFETY: an image of `y`.
-                y: unsafe { y.ptr().add(image * out_len) },
-            };
-            // SAFETY: no other task writes these rows of this image.
-            unsafe { plan.task(maps, rows) };
-        });
+        let maps = |image: usize| Maps {
+            x: &x[image * image_len..][..image_len],
+            residual: residual.map_or(std::ptr::null(), |r| r[image * out_len..].as_ptr()),
+            // SAFETY: an image of `y`.
+            y: unsafe { y.ptr().add(image * out_len) },
+        };
+        match plan.by {
+            By::Rows => plan.run_by_rows(maps),
+            By::Channels => plan.run_by_channels(maps),
+        }
     }
 }
 
@@ -203,7 +203,17 @@ struct Maps<'a> {
 
 /// Bytes of expanded rows and filtered ones that a task keeps; they share the second-level cache
 /// with the weights.
-const KEPT: usize = 768 << 10;
+const KEPT: usize = 512 << 10;
+
+/// What a block's tasks divide among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Output rows: all of a task stays in its own cache, but rows at the seams are expanded twice.
+    Rows,
+    /// Expanded channels, and then, when all are filtered, output channels: for few images of few
+    /// pixels, whose many weights are then read once.
+    Channels,
+}
 
 /// How a block runs over maps of one size.
 ///
@@ -211,6 +221,7 @@ const KEPT: usize = 768 << 10;
 /// round, in one ring for all of them.
 #[derive(Debug)]
 struct Plan<'a> {
+    by: By,
     block: &'a InvertedResidual,
     shape: &'a InvertedShape,
     kernel: Correlation,
@@ -241,17 +252,20 @@ impl<'a> Plan<'a> {
         let kernel = Correlation::new(out_size[1], d.kernel, d.stride, d.dilation, lead);
         let stride = block.panels.iter().map(|p| p.width).max().unwrap_or(0);
         let width = kernel.ring().width.max(d.padding[1].0 + d.width);
-        let strip = strip_rows(shape);
+        let (by, strip) = division(shape);
         let row = width * stride;
-        let rows = round_rows(strip, block.panels.len(), row, out_size[1] * stride, |rows| {
-            (rows - 1) * d.stride[0] + kernel.ring().slots
-        });
-        let slots = (rows - 1) * d.stride[0] + kernel.ring().slots;
+        let slots = |rows: usize| (rows - 1) * d.stride[0] + kernel.ring().slots;
+        let rows = match by {
+            By::Rows => round_rows(strip, block.panels.len(), row, out_size[1] * stride, slots),
+            By::Channels => strip,
+        };
+        let slots = slots(rows);
         let ring = if rows == strip { 0 } else { slots * row };
         let filtered = rows * out_size[1] * stride;
         let run = |(i, p): (usize, &Panel)| Run { offset: i * filtered, len: p.width };
         let runs = block.panels.iter().enumerate().map(run).collect();
         Self {
+            by,
             block,
             shape,
             kernel,
@@ -265,6 +279,67 @@ impl<'a> Plan<'a> {
             filtered,
             runs,
         }
+    }
+
+    /// Strips of rows of all images, from input to output.
+    fn run_by_rows<'m>(&self, maps: impl Fn(usize) -> Maps<'m> + Sync) {
+        let height = self.out_size[0];
+        let strips = height.div_ceil(self.strip);
+        parallel(self.shape.depthwise.batch * strips, |task| {
+            let first = task % strips * self.strip;
+            let rows = first..(first + self.strip).min(height);
+            // SAFETY: no other task writes these rows of this image.
+            unsafe { self.task(maps(task / strips), rows) };
+        });
+    }
+
+    /// Panels of expanded channels of all images, then pixels and panels of the output.
+    fn run_by_channels<'m>(&self, maps: impl Fn(usize) -> Maps<'m> + Sync) {
+        let (batch, panels) = (self.shape.depthwise.batch, &self.block.panels);
+        let out_panels = &self.block.project.0.panels;
+        let rows = 0..self.out_size[0];
+        let pixels = rows.len() * self.out_size[1];
+        with_scratch(batch * panels.len() * self.filtered, |memory| {
+            let filtered = Shared::new(memory);
+            parallel(batch * panels.len(), |task| {
+                // Panel by panel, so that its weights serve all images while they are in the cache.
+                let (i, image) = (task / batch, task % batch);
+                let at = (image * panels.len() + i) * self.filtered;
+                // SAFETY: each task has its own panel of filtered pixels; `maps` are whole images.
+                unsafe {
+                    let filtered = filtered.part(at, self.filtered);
+                    self.task_of_panel(&panels[i], maps(image).x, filtered);
+                }
+            });
+            let blocks = pixels.div_ceil(PIXELS);
+            parallel(batch * out_panels.len() * blocks, |task| {
+                let (image, task) =
+                    (task / (out_panels.len() * blocks), task % (out_panels.len() * blocks));
+                let (panel, first) = (&out_panels[task / blocks], task % blocks * PIXELS);
+                let filtered = &memory[image * panels.len() * self.filtered..];
+                let pixels = first..(first + PIXELS).min(pixels);
+                // SAFETY: no other task writes these channels of these pixels.
+                unsafe { self.project(panel, filtered, pixels, 0, maps(image)) };
+            });
+        });
+    }
+
+    /// Expands and filters a panel's channels of a whole image.
+    ///
+    /// # Safety
+    /// `x` is an image.
+    unsafe fn task_of_panel(&self, panel: &Panel, x: &[f32], filtered: &mut [f32]) {
+        let rows = 0..self.out_size[0];
+        let needed = self.needs(0).start..self.needs(rows.end - 1).end;
+        with_scratch(self.slots * self.row, |ring| {
+            self.clear_padding(ring);
+            let mut inputs = Vec::with_capacity(self.shape.depthwise.kernel[0]);
+            // SAFETY: by the caller's word; the ring has room for all rows.
+            unsafe {
+                self.expand(panel, x, needed, ring);
+                self.filter(panel, ring, rows, filtered, &mut inputs);
+            }
+        });
     }
 
     /// Makes output rows `rows` of an image.
@@ -293,8 +368,12 @@ impl<'a> Plan<'a> {
                         self.filter(panel, ring, round.clone(), filtered, &mut inputs);
                     }
                 }
-                // SAFETY: the rows are this task's.
-                unsafe { self.project(filtered, round, maps) };
+                let pixels = 0..round.len() * self.out_size[1];
+                for panel in &self.block.project.0.panels {
+                    let begin = round.start * self.out_size[1];
+                    // SAFETY: the rows are this task's.
+                    unsafe { self.project(panel, filtered, pixels.clone(), begin, maps) };
+                }
             }
         });
     }
@@ -344,7 +423,9 @@ impl<'a> Plan<'a> {
                     c: to[column * self.stride..].as_mut_ptr(),
                     c_stride: self.stride,
                     n: panel.width,
+                    goes_on: false,
                     exit,
+                    ahead: Ahead::NOTHING,
                 };
                 // SAFETY: `isa` is this CPU's; the pixels lie in row `y` of `x` and of the ring.
                 unsafe { run_tile(isa, pixels, panel.vectors, &tile) };
@@ -405,44 +486,66 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Projects filtered rows into the output's.
+    /// Projects filtered pixels onto a panel of the output's channels; the first of all filtered
+    /// ones is the output's pixel `begin`.
     ///
     /// # Safety
-    /// No one else touches these rows of `maps.y`.
-    unsafe fn project(&self, filtered: &[f32], rows: Range<usize>, maps: Maps) {
+    /// No one else touches these channels of these pixels of `maps.y`.
+    unsafe fn project(
+        &self,
+        panel: &Panel,
+        filtered: &[f32],
+        pixels: Range<usize>,
+        begin: usize,
+        maps: Maps,
+    ) {
         let (isa, (packed, finish)) = (self.block.isa, &self.block.project);
         let channels = self.shape.out_channels;
-        let begin = rows.start * self.out_size[1] * channels;
-        for panel in &packed.panels {
-            for (pixel, pixels) in cut(rows.len() * self.out_size[1], isa.tile_rows(panel.vectors))
-            {
-                let at = begin + pixel * channels + panel.start;
-                let residual = match maps.residual.is_null() {
-                    true => maps.residual,
-                    false => maps.residual.wrapping_add(at),
-                };
-                let tile = Tile {
-                    a: filtered[pixel * self.stride..].as_ptr(),
-                    a_stride: self.stride,
-                    runs: &self.runs,
-                    b: packed.weights[panel.offset..].as_ptr(),
-                    c: maps.y.wrapping_add(at),
-                    c_stride: channels,
-                    n: panel.width,
-                    exit: finish.exit(panel.start, residual),
-                };
-                // SAFETY: `isa` is this CPU's; the pixels are filtered ones of this round, and of
-                // this task's rows.
-                unsafe { run_tile(isa, pixels, panel.vectors, &tile) };
-            }
+        for (pixel, count) in cut(pixels.len(), isa.tile_rows(panel.vectors)) {
+            let pixel = pixels.start + pixel;
+            let at = (begin + pixel) * channels + panel.start;
+            let residual = match maps.residual.is_null() {
+                true => maps.residual,
+                false => maps.residual.wrapping_add(at),
+            };
+            let tile = Tile {
+                a: filtered[pixel * self.stride..].as_ptr(),
+                a_stride: self.stride,
+                runs: &self.runs,
+                b: packed.weights[panel.offset..].as_ptr(),
+                c: maps.y.wrapping_add(at),
+                c_stride: channels,
+                n: panel.width,
+                goes_on: false,
+                exit: finish.exit(panel.start, residual),
+                ahead: Ahead::NOTHING,
+            };
+            // SAFETY: `isa` is this CPU's; the pixels are filtered; the rest by the caller's word.
+            unsafe { run_tile(isa, count, panel.vectors, &tile) };
         }
     }
 }
 
-/// Output rows of a task: a whole image, unless there are too few of them.
-fn strip_rows(shape: &InvertedShape) -> usize {
-    let [height, _] = shape.depthwise.out_size();
-    height
+/// Pixels that a task projects.
+const PIXELS: usize = 112;
+
+/// Tasks that a batch is to make at least: for even shares of a few threads.
+const TASKS: usize = 8;
+
+/// What tasks divide among them, and how many output rows a task makes.
+fn division(shape: &InvertedShape) -> (By, usize) {
+    let d = &shape.depthwise;
+    let height = d.out_size()[0];
+    let wanted = TASKS.div_ceil(d.batch.max(1)).min(height);
+    // Rows that two tasks expand are to be few: a sixth of all.
+    let reach = (d.kernel[0] - 1) * d.dilation[0] + 1;
+    let most = 1 + d.height / (6 * reach.saturating_sub(d.stride[0])).max(1);
+    let strips = 1 << wanted.min(most).max(1).ilog2();
+    let small = d.height * d.width <= 256;
+    match wanted > 1 && (small || strips == 1) {
+        true => (By::Channels, height),
+        false => (By::Rows, height.div_ceil(strips)),
+    }
 }
 
 /// Output rows of a round: as many as the cache holds.
@@ -593,8 +696,10 @@ mod tests {
 
     #[test]
     fn blocks_equal_their_layers_bit_for_bit() {
-        for sizes in SIZES {
-            let shape = shape(sizes, 2);
+        for (i, sizes) in SIZES.into_iter().enumerate() {
+            // Whole images, strips of rows, panels of channels; a round and several.
+            let batch = if i < 2 { TASKS } else { 2 };
+            let shape = shape(sizes, batch);
             let weights = Weights::new(&shape);
             let [expand, filter, project] = weights.stages();
             let x = values(shape.input_len(), 4);
@@ -620,9 +725,9 @@ mod tests {
                 // An image alone gives the same.
                 let one = self::shape(sizes, 1);
                 let mut alone = vec![f32::NAN; one.output_len()];
-                let residual = residual.map(|r| &r[one.output_len()..]);
-                block.run(&one, &x[one.input_len()..], residual, &mut alone);
-                assert!(alone == y[one.output_len()..]);
+                let residual = residual.map(|r| &r[(batch - 1) * one.output_len()..]);
+                block.run(&one, &x[(batch - 1) * one.input_len()..], residual, &mut alone);
+                assert!(alone == y[(batch - 1) * one.output_len()..]);
             }
         }
     }
@@ -643,5 +748,32 @@ mod tests {
                 assert!(y == exact, "{isa:?} {sizes:?}");
             }
         }
+    }
+
+    #[test]
+    fn tasks_divide_rows_or_channels() {
+        let division = |sizes, batch| division(&shape(sizes, batch));
+        let none = [(0, 0), (0, 0)];
+        let large = ([112, 112, 16, 96, 24], [3, 3], [2, 2], [(1, 1), (1, 1)], [1, 1]);
+        assert_eq!(division(large, 32), (By::Rows, 56));
+        assert_eq!(division(large, 1), (By::Rows, 7));
+        let small = ([7, 7, 192, 1152, 192], [5, 5], [1, 1], [(2, 2), (2, 2)], [1, 1]);
+        assert_eq!(division(small, 8), (By::Rows, 7));
+        assert_eq!(division(small, 1), (By::Channels, 7));
+        let pixel = ([1, 1, 8, 16, 8], [1, 1], [1, 1], none, [1, 1]);
+        assert_eq!(division(pixel, 1).1, 1);
+        assert!(InvertedResidual::pays(&shape(large, 1)));
+        let huge = ([1000, 1000, 64, 1024, 64], [3, 3], [1, 1], none, [1, 1]);
+        assert!(!InvertedResidual::pays(&shape(huge, 1)));
+    }
+
+    #[test]
+    #[should_panic(expected = "InvertedResidual: length of `x`")]
+    fn lengths_must_fit() {
+        let shape = shape(SIZES[0], 1);
+        let weights = Weights::new(&shape);
+        let [expand, filter, project] = weights.stages();
+        let block = InvertedResidual::new(&shape, Some(expand), filter, project);
+        block.run(&shape, &[0.0], None, &mut [0.0]);
     }
 }

@@ -17,7 +17,9 @@ pub mod depthwise;
 mod elementwise;
 mod inverted;
 mod layout;
+mod loss;
 mod norm;
+mod optimize;
 mod partials;
 mod peak;
 mod pool;
@@ -39,10 +41,12 @@ pub use conv::{
 pub use elementwise::accumulate;
 pub use inverted::{InvertedResidual, InvertedShape, Stage};
 pub use layout::{to_channels_first, to_channels_last};
+pub use loss::{CrossEntropy, Targets, cross_entropy};
 pub use norm::{
     Entering, GradientSums, Through, activation_gradient, affine_gradient, enter, gradient_through,
     moments,
 };
+pub use optimize::{AdamW, Direction, Sgd, adamw, sgd};
 pub use peak::measure_peak;
 pub use pool::{
     Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,

@@ -107,6 +107,13 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
     /// Stores the first `n <= LANES` values; nothing past them is touched.
     unsafe fn store_first(p: *mut f32, v: Self::V, n: usize);
+    /// Stores past the caches, where there is a way; `p` lies on a vector's boundary. [`fence`]
+    /// must follow before others may read.
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: Self::V) {
+        // SAFETY: by the caller's word.
+        unsafe { Self::store(p, v) }
+    }
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -154,6 +161,15 @@ pub(crate) fn prefetch(p: *const f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
+}
+
+/// Orders what was stored past the caches before all that follows.
+pub(crate) fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
 }
 
 /// Compiles a generic body for every instruction set and makes a function that calls the one asked

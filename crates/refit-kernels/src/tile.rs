@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{Isa, Scalar, Simd, on_isa};
+use crate::simd::{Isa, Scalar, Simd, on_isa, prefetch};
 
 /// A run of consecutive input values, at an offset from a tile's first pixel. A product's depth is
 /// the runs' lengths together.
@@ -31,6 +31,9 @@ pub(crate) struct TileExit<'a> {
     pub residual: *const f32,
     pub activation: Activation,
     pub gather: Gather<'a>,
+    /// Whether whole vectors pass the caches by, each then being a cache line of its own or part of
+    /// one that is written whole.
+    pub streams: bool,
 }
 
 impl TileExit<'_> {
@@ -39,6 +42,7 @@ impl TileExit<'_> {
         residual: std::ptr::null(),
         activation: Activation::Identity,
         gather: Gather::Nothing,
+        streams: false,
     };
 
     /// Whether an activation is all that comes after the shift.
@@ -92,7 +96,27 @@ pub(crate) struct Tile<'a> {
     pub c_stride: usize,
     /// Output channels in the panel, less than `vectors * lanes` at the last.
     pub n: usize,
+    /// Whether sums go on from what stands in the output, not from the exit's shift.
+    pub goes_on: bool,
     pub exit: TileExit<'a>,
+    pub ahead: Ahead,
+}
+
+/// Memory that a tile brings near while it computes: at every step of its depth the line at `from`,
+/// which then moves on by `step` values. A few at a time, since the CPU keeps few lines on the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    pub from: *const f32,
+    pub step: usize,
+}
+
+impl Ahead {
+    pub(crate) const NOTHING: Self = Self { from: std::ptr::null(), step: 0 };
+
+    /// Spreads `values` over a depth.
+    pub(crate) fn new(values: &[f32], depth: usize) -> Self {
+        Self { from: values.as_ptr(), step: values.len().div_ceil(depth.max(1)) }
+    }
 }
 
 /// Computes a tile of `MR` pixels by `NR` vectors.
@@ -110,10 +134,15 @@ unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
             }
         }
         let mut sums = [shift; MR];
-        let mut b = t.b;
+        if t.goes_on {
+            read::<S, MR, NR>(&mut sums, t);
+        }
+        let (mut b, mut ahead) = (t.b, t.ahead.from);
         for run in t.runs {
             let mut a = t.a.add(run.offset);
             for _ in 0..run.len {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(t.ahead.step);
                 let mut weights = [S::zero(); NR];
                 for (j, weights) in weights.iter_mut().enumerate() {
                     *weights = S::load(b.add(S::LANES * j));
@@ -144,7 +173,41 @@ unsafe fn tile<S: Simd, const MR: usize, const NR: usize>(t: &Tile) {
                 }
             }
         }
-        write::<S, MR, NR>(&sums, t.c, t.c_stride);
+        if t.exit.streams {
+            stream::<S, MR, NR>(&sums, t.c, t.c_stride);
+        } else {
+            write::<S, MR, NR>(&sums, t.c, t.c_stride);
+        }
+    }
+}
+
+/// Reads what stands in the output.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
+unsafe fn read<S: Simd, const MR: usize, const NR: usize>(sums: &mut [[S::V; NR]; MR], t: &Tile) {
+    for i in 0..MR {
+        for j in 0..NR {
+            // SAFETY: by the caller's word.
+            sums[i][j] = unsafe { load::<S, NR>(t.c.wrapping_add(i * t.c_stride), t.n, j) };
+        }
+    }
+}
+
+/// Reads what stands in the output.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
+unsafe fn read<S: Simd, const MR: usize, const NR: usize>(sums: &mut [[S::V; NR]; MR], t: &Tile) {
+    for i in 0..MR {
+        for j in 0..NR {
+            // SAFETY: by the caller's word.
+            sums[i][j] = unsafe { load::<S, NR>(t.c.wrapping_add(i * t.c_stride), t.n, j) };
+        }
     }
 }
 
@@ -167,6 +230,25 @@ unsafe fn write<S: Simd, const MR: usize, const NR: usize>(
     }
 }
 
+/// Writes whole vectors past the caches.
+///
+/// # Safety
+/// As [`write`], and rows begin on cache lines.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
+unsafe fn stream<S: Simd, const MR: usize, const NR: usize>(
+    sums: &[[S::V; NR]; MR],
+    to: *mut f32,
+    stride: usize,
+) {
+    for i in 0..MR {
+        for j in 0..NR {
+            // SAFETY: by the caller's word.
+            unsafe { S::stream(to.add(i * stride + S::LANES * j), sums[i][j]) };
+        }
+    }
+}
+
 /// Vector `j` of `n` values.
 ///
 /// # Safety
@@ -184,19 +266,21 @@ unsafe fn load<S: Simd, const NR: usize>(p: *const f32, n: usize, j: usize) -> S
     }
 }
 
-/// Writes vector `j` of `n` values.
+/// Writes vector `j` of a tile's row at `p`.
 ///
 /// # Safety
-/// The CPU has `S`; `n` values can be written.
+/// As [`tile`].
 #[inline(always)]
-unsafe fn store<S: Simd, const NR: usize>(p: *mut f32, n: usize, j: usize, v: S::V) {
+unsafe fn store<S: Simd, const NR: usize>(t: &Tile, p: *mut f32, j: usize, v: S::V) {
     let at = p.wrapping_add(S::LANES * j);
     // SAFETY: as in `load`.
     unsafe {
-        if n == S::LANES * NR {
-            S::store(at, v);
+        if t.n < S::LANES * NR {
+            S::store_first(at, v, t.n.saturating_sub(S::LANES * j).min(S::LANES));
+        } else if t.exit.streams {
+            S::stream(at, v);
         } else {
-            S::store_first(at, v, n.saturating_sub(S::LANES * j).min(S::LANES));
+            S::store(at, v);
         }
     }
 }
@@ -239,7 +323,7 @@ unsafe fn activate<S: Simd, const NR: usize>(sums: &[[S::V; NR]], t: &Tile) {
                     v = S::add(v, load::<S, NR>(residual, t.n, j));
                 }
                 let c = t.c.wrapping_add(i * t.c_stride);
-                store::<S, NR>(c, t.n, j, S::clamp(v, low, high));
+                store::<S, NR>(t, c, j, S::clamp(v, low, high));
             }
         }
     }
@@ -321,7 +405,7 @@ unsafe fn pass_activation<S: Simd, const NR: usize>(
                 let x = load::<S, NR>(through.x.wrapping_add(i * t.c_stride), t.n, j);
                 let g = S::keep_between(*g, S::fma(x, scale, shift), low, high);
                 totals[j] = [S::add(sum, g), S::fma(g, S::sub(x, center), product)];
-                store::<S, NR>(t.c.wrapping_add(i * t.c_stride), t.n, j, g);
+                store::<S, NR>(t, t.c.wrapping_add(i * t.c_stride), j, g);
             }
         }
         for (j, [sum, product]) in totals.into_iter().enumerate() {
@@ -491,6 +575,7 @@ mod tests {
                             residual: residual[panel.start..].as_ptr(),
                             activation: Activation::Relu6,
                             gather: Gather::Nothing,
+                            streams: false,
                         };
                         let tile = Tile {
                             a: a.as_ptr(),
@@ -500,7 +585,9 @@ mod tests {
                             c: c[panel.start..].as_mut_ptr(),
                             c_stride: channels,
                             n: panel.width,
+                            goes_on: false,
                             exit,
+                            ahead: Ahead::NOTHING,
                         };
                         // SAFETY: `isa` is available, and the slices hold the tile's extent.
                         unsafe { run_tile(isa, rows, panel.vectors, &tile) };

@@ -20,7 +20,7 @@ use crate::conv::{ConvShape, Entry, Exit, Moments};
 use crate::norm::{GradientSums, Through};
 use crate::simd::Isa;
 use crate::threads::{Shared, parallel, with_scratch};
-use crate::tile::{Panel, Run, Tile, TileExit, cut, panels, run_tile};
+use crate::tile::{Ahead, Panel, Run, Tile, TileExit, cut, panels, run_tile};
 
 /// Tiles that go from input to output in one task when weights are small: their transformed input
 /// and the products of a panel stay in the second cache.
@@ -326,7 +326,9 @@ impl Job<'_> {
                 c: m.wrapping_add(first * m_row),
                 c_stride: m_row,
                 n,
+                goes_on: false,
                 exit: TileExit::NONE,
+                ahead: Ahead::NOTHING,
             };
             // SAFETY: by the caller's word; the panel holds `depth` rows for each product.
             unsafe { run_tile(isa, rows, panel.vectors, &tile) };

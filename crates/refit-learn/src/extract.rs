@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use refit_data::{
     Augment, CacheKey, ContentHash, DataError, DecodeOptions, FeatureCache, Loader, LoaderOptions,
-    Preprocess, Sample, Skipped, Stream, check, decode_file,
+    Preprocess, RgbImage, Sample, Skipped, Stream, check, decode_file_in,
 };
 use refit_net::Network;
 
@@ -189,23 +189,22 @@ impl<'a> Extraction<'a> {
             .iter()
             .map(|&(image, view)| (self.hashes[image].map_or(0, |h| content_key(&h)), view))
             .collect();
-        let make = move |sample: &Sample, job: usize, out: &mut [f32]| -> Result<(), DataError> {
-            let mut image = decode_file(&sample.path, &DecodeOptions::default())?;
+        let open = move |sample: &Sample| {
+            decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())
+        };
+        let make = move |image: &RgbImage, job: usize, out: &mut [f32]| {
             match keys[job] {
-                (_, 0) => pipeline.apply_into(&image, out),
-                (_, 1) => {
-                    image.flip_horizontal();
-                    pipeline.apply_into(&image, out);
-                }
+                (_, 0) => pipeline.apply_into(image, out),
+                (_, 1) => pipeline.apply_into(&image.flipped_horizontal(), out),
                 (content, view) => {
                     let mut stream = Stream::new(seed, "view", &[content, view as u64]);
-                    augment.apply_into(&image, &pipeline, &mut stream, out);
+                    augment.apply_into(image, &pipeline, &mut stream, out);
                 }
             }
             Ok(())
         };
         let order = (0..jobs.len()).collect();
-        Loader::new(jobs, order, options, make)
+        Loader::of_views(jobs, order, options, open, make)
     }
 
     fn skip(&mut self, skipped: Vec<Skipped>) {

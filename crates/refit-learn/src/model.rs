@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::{
     DataError, DecodeOptions, Interpolation, Loader, LoaderOptions, Preprocess, Resize, Sample,
-    Skipped, Strictness, decode_file,
+    Skipped, Strictness, decode_file_in,
 };
 use refit_net::state_dict::StateDict;
 use refit_net::zoo::{self, Architecture, InputSpec};
@@ -232,7 +232,7 @@ impl Model {
     /// # Errors
     /// If the image cannot be read.
     pub fn predict_file(&self, path: &Path) -> Result<Vec<f32>, LearnError> {
-        let image = decode_file(path, &DecodeOptions::default())?;
+        let image = decode_file_in(path, &DecodeOptions::default(), self.card.preprocess.detail())?;
         let images = self.card.preprocess.apply(&image);
         let logits =
             run_batch(&self.network.compile_all(), images, 1, &self.card.preprocess, &self.network);
@@ -285,7 +285,7 @@ pub(crate) fn run_compiled(
     };
     let pipeline = *preprocess;
     let make = move |sample: &Sample, _: usize, out: &mut [f32]| -> Result<(), DataError> {
-        let image = decode_file(&sample.path, &DecodeOptions::default())?;
+        let image = decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())?;
         pipeline.apply_into(&image, out);
         Ok(())
     };

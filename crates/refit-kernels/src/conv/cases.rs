@@ -53,6 +53,7 @@ pub(crate) fn shapes() -> Vec<ConvShape> {
         square(2, 30, [16, 33], 3, 1),
         square(2, 31, [3, 32], 7, 2),
         square(3, 7, [48, 100], 3, 1),
+        square(1, 7, [100, 300], 3, 1),
         square(3, 14, [16, 48], 3, 2),
         square(2, 15, [31, 17], 1, 1),
         square(2, 15, [17, 5], 1, 2),

@@ -183,10 +183,11 @@ mod tests {
         }
 
         fn convolve(&self, isa: Isa, entry: Option<Entry>, exit: Exit) -> Vec<f32> {
-            let mut y = vec![f32::NAN; self.shape.output_len()];
+            let mut y = Buffer::zeros(self.shape.output_len());
+            y.fill(f32::NAN);
             let filter = Filter::on(isa, &self.shape, &self.weight);
             convolve(&self.shape, &self.x, entry, &filter, exit, &mut y);
-            y
+            y.to_vec()
         }
     }
 
@@ -269,6 +270,40 @@ mod tests {
                 let one = alone.convolve(isa, entry, Exit::default());
                 assert_eq!(all[..one.len()], one, "{shape:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_map_larger_than_the_caches_is_no_different() {
+        for out_channels in [64, 80] {
+            let shape = ConvShape { batch: 17, height: 64, width: 64, out_channels, ..shapes()[4] };
+            let case = Case::new(shape);
+            let alone = Case::new(ConvShape { batch: 1, ..shape });
+            let alone = Case {
+                x: case.x[..alone.x.len()].to_vec(),
+                weight: case.weight.clone(),
+                channels: case.channels.clone(),
+                ..alone
+            };
+            for isa in Isa::available() {
+                let exit = Exit { residual: None, ..case.exit() };
+                let all = case.convolve(isa, None, exit);
+                let one = alone.convolve(isa, None, exit);
+                assert_eq!(all[..one.len()], one, "{isa:?}");
+                let filter = Filter::on(isa, &shape, &case.weight);
+                let mut y = Buffer::stale(shape.output_len());
+                let moments = convolve_with_moments(&shape, &case.x, None, &filter, &mut y);
+                let exact = crate::norm::moments(&y, out_channels);
+                assert_close(&moments.variance, &exact.variance, "variance");
+            }
+        }
+    }
+
+    #[test]
+    fn no_images_give_none() {
+        for shape in shapes() {
+            let none = Case::new(ConvShape { batch: 0, ..shape });
+            assert!(none.convolve(Isa::widest(), None, Exit::default()).is_empty());
         }
     }
 

@@ -16,18 +16,25 @@ use std::ops::Range;
 use super::window::{Image, Window};
 use super::{Entry, Exit, Moments};
 use crate::norm::{GradientSums, Through};
-use crate::simd::{Isa, prefetch};
+use crate::simd::{Isa, fence};
 use crate::threads::{Shared, parallel, with_scratch};
-use crate::tile::{Gather, Panel, Run, Tile, TileExit, TileThrough, cut, run_tile};
+use crate::tile::{Ahead, Gather, Panel, Run, Tile, TileExit, TileThrough, cut, run_tile};
 
 /// Cells that a task aims at: enough for a panel's way from L2, few enough for the window in L2.
 const CELLS: usize = 224;
 
 /// Fewer tasks than this are cut further, to keep several threads busy.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
 
 /// The least multiply-adds that are worth a task.
-const TASK_WORK: usize = 1 << 20;
+const TASK_WORK: usize = 1 << 22;
+
+/// The greatest depth that tiles run over at once, a panel's weights being read for every tile. What
+/// is deeper goes on from the sums in the output, which changes nothing in their order.
+const DEPTH: usize = 768;
+
+/// Outputs from this length on, 16 MB, are larger than what caches keep until the next layer.
+const STREAMED: usize = 1 << 22;
 
 /// One dimension of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +113,8 @@ pub(super) enum Finish<'a> {
 /// A planned product.
 pub(super) struct Product<'a> {
     layout: Layout<'a>,
-    /// The runs of each phase.
-    runs: Vec<Vec<Run>>,
+    /// The depth of each phase, in parts.
+    depths: Vec<Vec<Depth>>,
     /// The window of a task, or none if the source is read in place.
     window: Option<Window>,
     /// Distances between the source's rows and between cells, in values, and between target rows.
@@ -117,6 +124,14 @@ pub(super) struct Product<'a> {
     rows: usize,
     images: usize,
     parts: usize,
+}
+
+/// A part of a phase's depth.
+struct Depth {
+    first: usize,
+    len: usize,
+    runs: Vec<Run>,
+    is_last: bool,
 }
 
 /// Rows of cells of some images.
@@ -136,7 +151,7 @@ impl<'a> Product<'a> {
         }
         let in_place = !entered && layout.axes.iter().all(Axis::is_inside);
         let mut product = Self {
-            runs: Vec::new(),
+            depths: Vec::new(),
             window: None,
             row: layout.axes[1].source * layout.channels[0],
             cell: [0; 2],
@@ -162,9 +177,9 @@ impl<'a> Product<'a> {
         self.rows = (cells / width).clamp(1, height);
         self.rows = height.div_ceil(height.div_ceil(self.rows));
         if self.rows == height {
-            self.images = (cells / (height * width)).clamp(1, layout.batch);
+            self.images = (cells / (height * width)).clamp(1, layout.batch.max(1));
         }
-        self.parts = wanted.div_ceil(self.blocks()).clamp(1, layout.panels.len());
+        self.parts = wanted.div_ceil(self.blocks().max(1)).clamp(1, layout.panels.len());
     }
 
     /// Settles where the source's values lie.
@@ -187,7 +202,7 @@ impl<'a> Product<'a> {
             self.window = Some(window);
         }
         self.cell = [step[0] * self.row, step[1] * channels];
-        self.runs = self.layout.phases.iter().map(|p| self.runs(&p.taps)).collect();
+        self.depths = self.layout.phases.iter().map(|p| depths(&self.runs(&p.taps))).collect();
     }
 
     /// Taps as runs of values; neighbours in memory make one.
@@ -243,11 +258,33 @@ impl<'a> Product<'a> {
         assert_eq!(y.len(), len(1, |a| a.target), "length of a convolution's output");
         assert!(layout.isa.is_available());
         finish.check(layout.channels[1], y.len());
+        let streams = self.streams(y);
         let y = Shared::new(y);
-        parallel(self.blocks() * self.parts, |task| self.task(x, entry, y, finish, task));
+        parallel(self.blocks() * self.parts, |task| {
+            self.task(x, entry, (y, streams), finish, task);
+            if streams {
+                fence();
+            }
+        });
     }
 
-    fn task(&self, x: &[f32], entry: Option<Entry>, y: Shared, finish: Finish, task: usize) {
+    /// Whether the output had better not pass the caches: if it is larger than they are, each line
+    /// would be fetched only to be overwritten. Needs pixels on cache lines and sums in one part.
+    fn streams(&self, y: &[f32]) -> bool {
+        let in_one = self.depths.iter().all(|d| d.len() <= 1);
+        let of_group = self.layout.channels[1] / self.layout.groups;
+        let on_lines = y.as_ptr().addr().is_multiple_of(64) && of_group.is_multiple_of(16);
+        in_one && on_lines && y.len() >= STREAMED
+    }
+
+    fn task(
+        &self,
+        x: &[f32],
+        entry: Option<Entry>,
+        (y, streams): (Shared, bool),
+        finish: Finish,
+        task: usize,
+    ) {
         let (number, part) = (task / self.parts, task % self.parts);
         let deal = |part: usize| part * self.layout.panels.len() / self.parts;
         let task = Task {
@@ -256,6 +293,7 @@ impl<'a> Product<'a> {
             block: self.block(number),
             panels: deal(part)..deal(part + 1),
             y,
+            streams,
             finish,
         };
         task.clear_gathered();
@@ -359,6 +397,33 @@ impl<'a> Product<'a> {
     }
 }
 
+/// Cuts runs into parts of nearly equal depth, at most [`DEPTH`].
+fn depths(runs: &[Run]) -> Vec<Depth> {
+    let all: usize = runs.iter().map(|r| r.len).sum();
+    cut(all, DEPTH)
+        .map(|(first, len)| Depth {
+            first,
+            len,
+            runs: between(runs, first, first + len),
+            is_last: first + len == all,
+        })
+        .collect()
+}
+
+/// What lies between two depths.
+fn between(runs: &[Run], begin: usize, end: usize) -> Vec<Run> {
+    let mut at = 0;
+    let mut part = Vec::new();
+    for run in runs {
+        let (first, last) = (begin.max(at), end.min(at + run.len));
+        if first < last {
+            part.push(Run { offset: run.offset + first - at, len: last - first });
+        }
+        at += run.len;
+    }
+    part
+}
+
 impl Layout<'_> {
     /// One column of all the batch's pixels, where every pixel is on its own.
     fn flatten(&mut self) {
@@ -401,7 +466,38 @@ struct Task<'a> {
     block: Block,
     panels: Range<usize>,
     y: Shared,
+    /// Whether the output passes the caches by.
+    streams: bool,
     finish: Finish<'a>,
+}
+
+/// What all tiles of a panel share.
+struct PanelRun<'a> {
+    source: *const f32,
+    depth: &'a Depth,
+    panel: &'a Panel,
+    weights: &'a [f32],
+    /// What will be needed next.
+    next_weights: &'a [f32],
+    next_rows: &'a [f32],
+}
+
+impl<'a> PanelRun<'a> {
+    /// What each of `tiles` tiles brings near: rows first and weights last, since both and the
+    /// present ones may be more than L2 holds.
+    fn ahead(&self, tiles: usize) -> impl Iterator<Item = Ahead> + use<'a> {
+        let depth = self.depth.len;
+        let spread = move |values: &'a [f32], tiles: usize| {
+            values
+                .chunks(values.len().div_ceil(tiles.max(1)).max(1))
+                .map(move |v| Ahead::new(v, depth))
+        };
+        let first = tiles / 2;
+        let rows = spread(if first > 0 { self.next_rows } else { &[] }, first);
+        let gap = first - rows.len();
+        let weights = spread(self.next_weights, tiles - first);
+        rows.chain(std::iter::repeat_n(Ahead::NOTHING, gap)).chain(weights)
+    }
 }
 
 /// Cells side by side: the first's place in the task's source, and its target pixel.
@@ -442,20 +538,38 @@ impl Task<'_> {
     /// `x` for this thread's next task are brought near.
     fn tiles(&self, source: *const f32, image: usize, x: &[f32]) {
         let product = self.product;
-        let mut ahead = Ahead::new(
-            product.rows_of(x, self.number + rayon::current_num_threads()),
-            self.count_tiles(),
-        );
+        let panels = &product.layout.panels[self.panels.clone()];
+        let rows = product.rows_of(x, self.number + rayon::current_num_threads());
+        let each = rows
+            .len()
+            .div_ceil(panels.len() * product.depths.iter().map(Vec::len).sum::<usize>())
+            .max(1);
+        let mut rows = rows.chunks(each);
         let (mut seen, mut weights) = (0, 0);
-        for (phase, runs) in product.layout.phases.iter().zip(&product.runs) {
+        for (phase, depths) in product.layout.phases.iter().zip(&product.depths) {
             let lines = || self.lines(phase, image);
-            let depth: usize = runs.iter().map(|r| r.len).sum();
-            for panel in &product.layout.panels[self.panels.clone()] {
-                let b = product.layout.weights[weights + panel.offset * depth..].as_ptr();
-                if runs.is_empty() {
+            let depth: usize = depths.iter().map(|d| d.len).sum();
+            let of_part = |panel: &Panel, part: &Depth| {
+                let width = panel.vectors * product.layout.isa.lanes();
+                let first = weights + panel.offset * depth + part.first * width;
+                &product.layout.weights[first..][..part.len * width]
+            };
+            for (i, panel) in panels.iter().enumerate() {
+                if depths.is_empty() {
                     lines().for_each(|line| self.clear(&line, panel));
-                } else {
-                    self.panel(source, runs, panel, b, lines(), seen, &mut ahead);
+                }
+                let next_panel = panels.get(i + 1).unwrap_or(&panels[0]);
+                for (k, part) in depths.iter().enumerate() {
+                    let next = depths.get(k + 1).map(|part| of_part(panel, part));
+                    let run = PanelRun {
+                        source,
+                        depth: part,
+                        panel,
+                        weights: of_part(panel, part),
+                        next_weights: next.unwrap_or_else(|| of_part(next_panel, &depths[0])),
+                        next_rows: rows.next().unwrap_or_default(),
+                    };
+                    self.panel(&run, lines(), seen);
                 }
             }
             weights += depth * product.layout.columns;
@@ -463,14 +577,13 @@ impl Task<'_> {
         }
     }
 
-    /// Tiles of all panels.
-    fn count_tiles(&self) -> usize {
+    /// Tiles of a panel in lines that are all as long as the first phase's.
+    fn count_tiles(&self, panel: &Panel) -> usize {
         let layout = &self.product.layout;
-        let line = if self.is_column() { self.block.rows } else { layout.axes[1].cells(0) };
-        let lines = self.block.images * self.block.rows * layout.axes[1].cells(0) / line;
-        let of_line = |p: &Panel| line.div_ceil(layout.isa.tile_rows(p.vectors));
-        let panels = layout.panels[self.panels.clone()].iter();
-        layout.phases.len() * lines * panels.map(of_line).sum::<usize>()
+        let width = layout.axes[1].cells(0);
+        let most = layout.isa.tile_rows(panel.vectors);
+        let cells = self.block.images * self.block.rows;
+        if self.is_column() { cells.div_ceil(most) } else { cells * width.div_ceil(most) }
     }
 
     /// Whether maps are one cell wide, so that tiles run over rows.
@@ -507,35 +620,33 @@ impl Task<'_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that tiles of a panel differ in")]
-    fn panel(
-        &self,
-        source: *const f32,
-        runs: &[Run],
-        panel: &Panel,
-        b: *const f32,
-        lines: impl Iterator<Item = Line>,
-        mut seen: usize,
-        ahead: &mut Ahead,
-    ) {
+    /// Computes a panel's tiles, after `seen` pixels of other phases.
+    fn panel(&self, run: &PanelRun, lines: impl Iterator<Item = Line>, mut seen: usize) {
         let layout = &self.product.layout;
         let [channels, out_channels] = layout.channels;
+        let panel = run.panel;
         let group = panel.start / (out_channels / layout.groups);
-        let source = source.wrapping_add(group * (channels / layout.groups));
+        let source = run.source.wrapping_add(group * (channels / layout.groups));
         let (a_stride, c_stride) = self.strides();
+        let mut ahead = run.ahead(self.count_tiles(panel));
         for line in lines {
             for (first, rows) in cut(line.cells, layout.isa.tile_rows(panel.vectors)) {
-                ahead.fetch();
                 let to = line.to * out_channels + first * c_stride + panel.start;
                 let tile = Tile {
                     a: source.wrapping_add(line.from + first * a_stride),
                     a_stride,
-                    runs,
-                    b,
+                    runs: &run.depth.runs,
+                    b: run.weights.as_ptr(),
                     c: self.y.ptr().wrapping_add(to),
                     c_stride,
                     n: panel.width,
-                    exit: self.exit(panel, to, seen),
+                    goes_on: run.depth.first > 0,
+                    exit: if run.depth.is_last {
+                        self.exit(panel, to, seen)
+                    } else {
+                        self.begin(panel)
+                    },
+                    ahead: ahead.next().unwrap_or(Ahead::NOTHING),
                 };
                 // SAFETY: `run` saw that the CPU has `isa`. The source holds every tap of the
                 // block's cells, the panel's weights are as deep as the runs, and the target's
@@ -543,6 +654,16 @@ impl Task<'_> {
                 unsafe { run_tile(layout.isa, rows, panel.vectors, &tile) };
                 seen += rows;
             }
+        }
+    }
+
+    /// Where sums that are not finished begin.
+    fn begin(&self, panel: &Panel) -> TileExit<'_> {
+        match &self.finish {
+            Finish::Exit(Exit { shift: Some(shift), .. }) => {
+                TileExit { shift: shift[panel.start..].as_ptr(), ..TileExit::NONE }
+            }
+            _ => TileExit::NONE,
         }
     }
 
@@ -555,9 +676,11 @@ impl Task<'_> {
                 residual: exit.residual.map_or(std::ptr::null(), |r| r[to..].as_ptr()),
                 activation: exit.activation,
                 gather: Gather::Nothing,
+                streams: self.streams,
             },
             Finish::Moments(_) => TileExit {
                 gather: Gather::Moments { to: gathered, stride, before: seen },
+                streams: self.streams,
                 ..TileExit::NONE
             },
             Finish::Through(Through { x, entry, center }, _) => {
@@ -569,7 +692,7 @@ impl Task<'_> {
                     activation: entry.activation,
                 };
                 let gather = Gather::Gradient { to: gathered, stride, through };
-                TileExit { gather, ..TileExit::NONE }
+                TileExit { gather, streams: self.streams, ..TileExit::NONE }
             }
         }
     }
@@ -584,21 +707,5 @@ impl Task<'_> {
                 std::slice::from_raw_parts_mut(self.y.ptr().add(to), panel.width).fill(0.0);
             }
         }
-    }
-}
-
-/// Values that are brought near, some with every tile.
-struct Ahead<'a> {
-    lines: std::slice::Chunks<'a, f32>,
-    each: usize,
-}
-
-impl<'a> Ahead<'a> {
-    fn new(values: &'a [f32], tiles: usize) -> Self {
-        Self { lines: values.chunks(16), each: values.len().div_ceil(16).div_ceil(tiles.max(1)) }
-    }
-
-    fn fetch(&mut self) {
-        self.lines.by_ref().take(self.each).for_each(|line| prefetch(line.as_ptr()));
     }
 }

@@ -169,10 +169,12 @@ unsafe fn spread_vector<
                 }
             }
         }
-        for (i, sum) in sums.into_iter().flatten().enumerate() {
-            let x = (q * STRIDE + i) as isize + spread.shift;
-            if x >= 0 && x < spread.width as isize {
-                finish::<S, WHOLE>(row, at, x as usize, sum);
+        for (i, sums) in sums.iter().enumerate() {
+            for (phase, sum) in sums.iter().enumerate() {
+                let x = ((q + i) * STRIDE + phase) as isize + spread.shift;
+                if x >= 0 && x < spread.width as isize {
+                    finish::<S, WHOLE>(row, at, x as usize, *sum);
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::simd::Isa;
 const TOLERANCE: f32 = 2e-5;
 
 /// The same numbers every time.
-pub(super) fn random(len: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn random(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = || {
         state ^= state << 13;
@@ -22,7 +22,7 @@ pub(super) fn random(len: usize, seed: u64) -> Vec<f32> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-pub(super) fn assert_close(got: &[f32], want: &[f32], what: &str) {
+pub(crate) fn assert_close(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let most = want.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -35,7 +35,7 @@ const CHANNELS: [usize; 9] = [1, 3, 5, 16, 17, 31, 33, 48, 100];
 
 /// Shapes of every kind: the compiled kernels, others, uneven paddings, dilations, and maps of one
 /// pixel.
-pub(super) fn shapes() -> Vec<ConvShape> {
+pub(crate) fn shapes() -> Vec<ConvShape> {
     let mut shapes = Vec::new();
     let mut pick = 0;
     let kernels = [[3, 3], [5, 5], [1, 1], [2, 2], [3, 5], [7, 7], [1, 4]];
@@ -68,7 +68,7 @@ pub(super) fn shapes() -> Vec<ConvShape> {
 }
 
 /// Slices for a shape.
-pub(super) struct Data {
+pub(crate) struct Data {
     pub x: Vec<f32>,
     pub weight: Vec<f32>,
     pub dy: Vec<f32>,
@@ -77,13 +77,13 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub(super) fn new(shape: &ConvShape) -> Self {
+    pub(crate) fn new(shape: &ConvShape) -> Self {
         let (x, weight) = (random(shape.input_len(), 1), random(shape.weight_len(), 2));
         let dy = random(shape.output_len(), 3);
         Self { x, weight, dy, scale: random(shape.channels, 4), shift: random(shape.channels, 5) }
     }
 
-    pub(super) fn entry(&self) -> Entry<'_> {
+    pub(crate) fn entry(&self) -> Entry<'_> {
         Entry { scale: &self.scale, shift: &self.shift, activation: Activation::Relu }
     }
 }
@@ -133,7 +133,7 @@ fn moments_are_those_of_the_output() {
 }
 
 /// Wide enough for several blocks of channels, strips and groups.
-pub(super) fn large(batch: usize, kernel: usize, stride: usize) -> ConvShape {
+pub(crate) fn large(batch: usize, kernel: usize, stride: usize) -> ConvShape {
     ConvShape {
         batch,
         height: 37,
@@ -149,7 +149,7 @@ pub(super) fn large(batch: usize, kernel: usize, stride: usize) -> ConvShape {
 }
 
 /// The results of a function on pools of one to three threads.
-pub(super) fn on_threads<R: Send>(run: impl Fn() -> R + Sync) -> Vec<R> {
+pub(crate) fn on_threads<R: Send>(run: impl Fn() -> R + Sync) -> Vec<R> {
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
     (1..=3).map(|n| pool(n).install(&run)).collect()
 }

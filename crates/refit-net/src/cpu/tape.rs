@@ -16,8 +16,8 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_kernels::{
     self as kernels, Buffer, ConvShape, Entering, Entry, Filter, GradientSums, Moments, PoolShape,
-    Through, activation_gradient, affine_gradient, convolve, convolve_with_moments, enter,
-    gradient_through, input_gradient, input_gradient_through, max_pool_gradient,
+    Through, activation_gradient, affine_gradient, convolve, convolve_with_moments, depthwise,
+    enter, gradient_through, input_gradient, input_gradient_through, max_pool_gradient,
     mean_pool_gradient, moments, weight_gradient,
 };
 
@@ -593,12 +593,17 @@ impl WayBack {
             What::Conv { shape, weight, learns, end } => {
                 let (g, stored) = self.end(end, gradient);
                 let mut weight = Arc::try_unwrap(weight).unwrap_or_else(|w| (*w).clone());
-                self.weight_gradient(&shape, &source, &g, learns, stored.as_deref());
-                if self.tracked[&x] {
-                    if let Some(passage) = stored {
-                        scale_rows(&mut weight, &passage.scale);
+                if let Some(passage) = &stored {
+                    let values = weight.as_mut_slice().expect("networks compute in f32");
+                    scale_rows(values, &passage.scale);
+                }
+                let mut dw = learns.is_some().then(|| vec![0.0; shape.weight_len()]);
+                self.product(&shape, x, &source, floats(&weight), &g, dw.as_deref_mut());
+                if let (Some(name), Some(mut dw)) = (learns, dw) {
+                    if let Some(passage) = &stored {
+                        scale_rows(&mut dw, &passage.scale);
                     }
-                    self.input_gradient(&shape, x, &source, floats(&weight), &g);
+                    self.learn(&name, dw);
                 }
             }
             What::Passage(raw) => {
@@ -667,40 +672,36 @@ impl WayBack {
         (g, Some(passage))
     }
 
-    fn weight_gradient(
-        &mut self,
-        shape: &ConvShape,
-        source: &Source,
-        g: &[f32],
-        learns: Option<String>,
-        stored: Option<&Passage>,
-    ) {
-        let Some(name) = learns else { return };
-        let mut dw = vec![0.0; shape.weight_len()];
-        weight_gradient(shape, &source.map.values, source.entry(), g, &mut dw);
-        if let Some(passage) = stored {
-            for (row, scale) in
-                dw.chunks_exact_mut(shape.weight_len() / shape.out_channels).zip(&passage.scale)
-            {
-                row.iter_mut().for_each(|v| *v *= scale);
-            }
-        }
-        self.learn(&name, dw);
-    }
-
-    fn input_gradient(
+    /// The gradients of a convolution: towards its weights where they are asked for, towards its
+    /// input where that is of use.
+    fn product(
         &mut self,
         shape: &ConvShape,
         x: NodeId,
         source: &Source,
         weight: &[f32],
         g: &[f32],
+        mut dw: Option<&mut [f32]>,
     ) {
+        let through = source.through();
+        let at_once = shape.is_depthwise() && self.tracked[&x];
+        if let (true, Some(dw), Some(through)) = (at_once, dw.as_deref_mut(), through) {
+            let mut dx = Buffer::stale(shape.input_len());
+            let sums = Some(depthwise::gradients(shape, weight, g, through, &mut dx, dw));
+            self.gradients.insert(x, Gradient { values: dx, sums });
+            return;
+        }
+        if let Some(dw) = dw {
+            weight_gradient(shape, &source.map.values, source.entry(), g, dw);
+        }
+        if !self.tracked[&x] {
+            return;
+        }
         let mut dx = Buffer::stale(shape.input_len());
-        match source.through() {
+        match through {
             Some(through) => {
-                let sums = input_gradient_through(shape, weight, g, through, &mut dx);
-                self.gradients.insert(x, Gradient { values: dx, sums: Some(sums) });
+                let sums = Some(input_gradient_through(shape, weight, g, through, &mut dx));
+                self.gradients.insert(x, Gradient { values: dx, sums });
             }
             None => {
                 input_gradient(shape, weight, g, &mut dx);
@@ -748,10 +749,9 @@ fn copy(g: &Buffer) -> Buffer {
 }
 
 /// Multiplies each output channel's weights by its norm's scale.
-fn scale_rows(weight: &mut TensorData, scale: &[f32]) {
-    let values: &mut [f32] = weight.as_mut_slice().expect("networks compute in f32");
-    let row = values.len() / scale.len();
-    for (row, scale) in values.chunks_exact_mut(row).zip(scale) {
+fn scale_rows(weight: &mut [f32], scale: &[f32]) {
+    let row = weight.len() / scale.len();
+    for (row, scale) in weight.chunks_exact_mut(row).zip(scale) {
         row.iter_mut().for_each(|v| *v *= scale);
     }
 }
