@@ -11,6 +11,7 @@ mod forward;
 mod input_gradient;
 mod pack;
 mod product;
+#[cfg(test)]
 pub(crate) mod reference;
 mod weight_gradient;
 mod window;

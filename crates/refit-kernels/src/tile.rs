@@ -196,21 +196,6 @@ unsafe fn read<S: Simd, const MR: usize, const NR: usize>(sums: &mut [[S::V; NR]
     }
 }
 
-/// Reads what stands in the output.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "iterators would keep the sums in memory")]
-unsafe fn read<S: Simd, const MR: usize, const NR: usize>(sums: &mut [[S::V; NR]; MR], t: &Tile) {
-    for i in 0..MR {
-        for j in 0..NR {
-            // SAFETY: by the caller's word.
-            sums[i][j] = unsafe { load::<S, NR>(t.c.wrapping_add(i * t.c_stride), t.n, j) };
-        }
-    }
-}
-
 /// Writes whole vectors, a row every `stride` values.
 ///
 /// # Safety
@@ -507,7 +492,6 @@ pub(crate) fn cut(len: usize, most: usize) -> impl Iterator<Item = (usize, usize
 /// Weights in panels.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    pub isa: Isa,
     pub panels: Vec<Panel>,
     pub depth: usize,
     pub weights: Buffer,
@@ -531,7 +515,7 @@ impl Packed {
                 }
             }
         }
-        Self { isa, panels, depth, weights }
+        Self { panels, depth, weights }
     }
 }
 

@@ -107,7 +107,7 @@ fn one_value_a_channel_is_normalized_by_what_is_stored() {
     let net = Network::initialize(g.finish(y, "fc").unwrap(), 1, &Device::flex());
     let training = Training::new(&net);
     let input = Tensor::<4>::from_data([[[[1.0]], [[2.0]], [[-3.0]]]], &Device::flex());
-    let mut pass = training.pass(&net, training.run_frozen(input.clone()), Default::default());
+    let pass = training.pass(&net, training.run_frozen(input.clone()), Default::default());
     let trained: Vec<f32> = pass.logits.to_data().iter::<f32>().collect();
     let frozen = net.compile_all().run(input).remove(0).to_vec();
     assert!(trained.iter().zip(&frozen).all(|(a, b)| (a - b).abs() < 1e-6));
@@ -139,7 +139,7 @@ fn training_with_stored_statistics_equals_the_compiled_network() {
     let net = steps(network(), 3, 4).edit(&[Edit::Freeze { layers: "drop".into() }], 0).unwrap();
     let training = Training::new(&net);
     let options = TrainingOptions { norms: NormStatistics::Stored, dropout_key: 0 };
-    let mut pass = training.pass(&net, training.run_frozen(images(3, 2.0)), options);
+    let pass = training.pass(&net, training.run_frozen(images(3, 2.0)), options);
     let ours: Vec<f32> = pass.logits.to_data().iter::<f32>().collect();
     let frozen = net.compile_all().run(images(3, 2.0)).remove(0).to_vec();
     assert!(ours.iter().zip(&frozen).all(|(a, b)| (a - b).abs() < 1e-4), "{ours:?} {frozen:?}");
@@ -190,7 +190,7 @@ fn dropout_depends_on_its_key_alone() {
     let training = Training::new(&net);
     let run = |key| {
         let options = TrainingOptions { norms: NormStatistics::Stored, dropout_key: key };
-        let mut pass = training.pass(&net, training.run_frozen(images(2, 1.0)), options);
+        let pass = training.pass(&net, training.run_frozen(images(2, 1.0)), options);
         pass.logits.to_data().iter::<f32>().collect::<Vec<f32>>()
     };
     assert_eq!(run(1), run(1));
