@@ -11,9 +11,8 @@ mod transform;
 use std::ops::Range;
 
 use self::transform::{
-    EntryRows, ExitRows, Finish, M, N, Outcome, PART_TILES, PRODUCTS, PanelRows, Part, Patch, Sums,
-    Taps, ThroughRows, multiply_part, transform_filter, transform_input, transform_output,
-    transform_taps,
+    EntryRows, ExitRows, Finish, M, N, Outcome, PRODUCTS, Patch, Sums, Taps, ThroughRows,
+    transform_filter, transform_input, transform_output,
 };
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry, Exit, Moments};
@@ -34,10 +33,6 @@ const REREAD_BYTES: usize = 3 << 20;
 /// the caches.
 const STAGE: usize = 128;
 const STAGE_BYTES: usize = 20 << 20;
-
-/// Tiles up to which large weights are better transformed anew, and rows of weights at a time.
-const FEW: usize = 16;
-const FEW_DEPTH: usize = 16;
 
 /// Tiles of a task of the transforms when the steps are done one after the other.
 const STAGE_TASK: usize = 4;
@@ -67,9 +62,6 @@ pub(crate) struct Filter {
     channels: usize,
     panels: Vec<Panel>,
     weights: Buffer,
-    /// The taps as they are, a quarter of the size, if `weights` are large: for few tiles it is
-    /// faster to transform these anew than to read those. Panels of `[depth][9][vectors * lanes]`.
-    taps: Option<Buffer>,
 }
 
 impl Filter {
@@ -101,8 +93,6 @@ impl Filter {
         let (panels, len) = panels(isa, channels, PRODUCTS * depth);
         let mut weights = Buffer::stale(len);
         let to = Shared::new(&mut weights);
-        let mut kept = (4 * len > REREAD_BYTES).then(|| Buffer::stale(len / 4));
-        let kept_to = kept.as_mut().map(|kept| Shared::new(kept));
         let taps = SharedTaps(taps);
         let blocks = depth.div_ceil(ROWS);
         parallel(panels.len() * blocks, |task| {
@@ -111,17 +101,12 @@ impl Filter {
             let row = panel.vectors * isa.lanes();
             // SAFETY: tasks own disjoint rows of the panels; all taps lie in `weight`.
             unsafe {
-                let taps_at = panel.offset / 4 + first * 9 * row;
-                let to = PanelRows {
-                    to: to.ptr().add(panel.offset + first * row),
-                    product: depth * row,
-                    taps: kept_to.map_or(std::ptr::null_mut(), |k| k.ptr().add(taps_at)),
-                };
+                let to = to.ptr().add(panel.offset + first * row);
                 let rows = ROWS.min(depth - first);
-                transform_filter(isa, taps, rows, panel.width, panel.vectors, to);
+                transform_filter(isa, taps, rows, panel.width, panel.vectors, to, depth * row);
             }
         });
-        Self { isa, depth, channels, panels, weights, taps: kept }
+        Self { isa, depth, channels, panels, weights }
     }
 }
 
@@ -216,21 +201,17 @@ enum Schedule {
     Whole(usize),
     /// The three steps one after the other over so many tiles.
     Staged(usize),
-    /// A panel's weights are transformed as they are needed, for all tiles at once.
-    Few(usize),
 }
 
 impl Schedule {
     fn of(plan: &Plan) -> Self {
         let (c, o) = (plan.input.channels, plan.output.channels);
-        let total = plan.total();
+        // No images make one empty stage.
+        let total = plan.total().max(1);
         if PRODUCTS * c * o * 4 <= REREAD_BYTES && total >= TASK {
             // A multiple of four tasks, so that two or four threads finish together.
             let tasks = total.div_ceil(TASK).next_multiple_of(4);
             return Self::Whole(total.div_ceil(tasks));
-        }
-        if total <= FEW && PRODUCTS * c * o * 4 > REREAD_BYTES {
-            return Self::Few(total);
         }
         let most = (STAGE_BYTES / (4 * PRODUCTS * (c + o))).clamp(TASK, STAGE);
         Self::Staged(total.div_ceil(total.div_ceil(most)).next_multiple_of(STAGE_TASK))
@@ -239,7 +220,7 @@ impl Schedule {
     /// Tiles whose sums are gathered together.
     fn group(self) -> usize {
         match self {
-            Self::Whole(tiles) | Self::Few(tiles) => tiles,
+            Self::Whole(tiles) => tiles,
             Self::Staged(_) => STAGE_TASK,
         }
     }
@@ -420,73 +401,6 @@ impl Job<'_> {
         });
     }
 
-    /// All tiles in one go, a task for each panel. The values are those of the other schedules, to
-    /// the bit.
-    fn few(&self) {
-        let Filter { isa, depth, panels, taps, .. } = self.filter;
-        let taps = taps.as_ref().unwrap_or_else(|| unreachable!("taps of large weights"));
-        let (total, v_row) = (self.plan.total(), spaced(self.plan.input.channels));
-        let v_product = total * v_row;
-        let mut v = Buffer::stale(PRODUCTS * v_product);
-        let v = Shared::new(&mut v);
-        // SAFETY: `v` holds all tiles' rows; each task owns one.
-        parallel(total, |tile| unsafe {
-            self.enter(tile..tile + 1, v.ptr().add(tile * v_row), v_product);
-        });
-        parallel(panels.len(), |panel| {
-            let panel = &panels[panel];
-            let width = panel.vectors * isa.lanes();
-            let u_len = PRODUCTS * FEW_DEPTH * width;
-            with_scratch(u_len + PRODUCTS * total * width, |scratch| {
-                let (u, m) = scratch.split_at_mut(u_len);
-                let (u, m) = (u.as_mut_ptr(), m.as_mut_ptr());
-                for k in (0..*depth).step_by(FEW_DEPTH) {
-                    let rows = FEW_DEPTH.min(depth - k);
-                    let taps = taps[panel.offset / 4 + k * 9 * width..].as_ptr();
-                    // SAFETY: a panel holds nine taps a row; `u` and `m` hold what is computed.
-                    unsafe {
-                        transform_taps(*isa, taps, rows, panel.vectors, u);
-                        self.add_rows((v.ptr(), v_product), k, rows, (u, panel.vectors, width), m);
-                    }
-                }
-                // SAFETY: a task owns its panel's channels.
-                unsafe {
-                    self.leave(0..total, 0, (panel.start, panel.width), (m, width, total * width));
-                }
-            });
-        });
-    }
-
-    /// Adds the products of `rows` rows of weights from `k` on, for all tiles.
-    ///
-    /// # Safety
-    /// `v` holds all tiles' transformed input, `u` these rows, and `m` the sums.
-    unsafe fn add_rows(
-        &self,
-        (v, v_product): (*const f32, usize),
-        k: usize,
-        rows: usize,
-        (u, vectors, width): (*const f32, usize, usize),
-        m: *mut f32,
-    ) {
-        let (total, v_row) = (self.plan.total(), spaced(self.plan.input.channels));
-        for f in 0..PRODUCTS {
-            for first in (0..total).step_by(PART_TILES) {
-                let part = Part {
-                    a: v.wrapping_add(f * v_product + first * v_row + k),
-                    a_stride: v_row,
-                    b: u.wrapping_add(f * rows * width),
-                    depth: rows,
-                    c: m.wrapping_add((f * total + first) * width),
-                    first: k == 0,
-                };
-                let tiles = PART_TILES.min(total - first);
-                // SAFETY: by the caller's word.
-                unsafe { multiply_part(self.filter.isa, tiles, vectors, &part) };
-            }
-        }
-    }
-
     /// Every step over `most` tiles, then the next.
     fn staged(&self, most: usize) {
         let total = self.plan.total();
@@ -581,7 +495,6 @@ fn run(
     match schedule {
         Schedule::Whole(tiles) => job.whole(tiles),
         Schedule::Staged(tiles) => job.staged(tiles),
-        Schedule::Few(_) => job.few(),
     }
 }
 
@@ -881,23 +794,6 @@ mod tests {
             bits(&y)
         });
         assert!(results[0] == results[1] && results[0] == results[2]);
-    }
-
-    #[test]
-    fn few_tiles_of_large_weights_give_the_same_bits() {
-        let s = shape(1, [7, 5], [150, 170], [(1, 1); 2]);
-        let (x, w) = (normal(s.input_len(), 1, 1.0), weights(&s));
-        let plan = Plan::forward(&s);
-        assert_eq!(Schedule::of(&plan), Schedule::Few(4));
-        for isa in Isa::available() {
-            let filter = Filter::new(isa, &s, &w);
-            let results = [Schedule::Few(4), Schedule::Staged(8)].map(|how| {
-                let mut y = vec![f32::NAN; s.output_len()];
-                run(plan, how, (&x, None), &filter, End::Exit(Exit::default()), &mut y, None);
-                bits(&y)
-            });
-            assert!(results[0] == results[1], "{isa:?}");
-        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ops::Range;
 
-use crate::simd::{Isa, Simd, on_isa};
+use crate::simd::{Simd, on_isa};
 
 /// Output pixels of a tile's side.
 pub(super) const M: usize = 4;
@@ -90,161 +90,41 @@ pub(super) struct Taps {
     pub turned: bool,
 }
 
-/// Transforms the nine taps of a vector of output channels; the products' results lie `product`
-/// apart.
-#[inline(always)]
-unsafe fn filter_2d<S: Simd>(g: [S::V; 9], to: *mut f32, product: usize) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let mut half = [[S::zero(); 3]; N];
-        for x in 0..3 {
-            for (y, v) in filter_1d::<S>([g[x], g[3 + x], g[6 + x]]).into_iter().enumerate() {
-                half[y][x] = v;
-            }
-        }
-        for y in 0..N {
-            for (x, v) in filter_1d::<S>(half[y]).into_iter().enumerate() {
-                S::store(to.wrapping_add((y * N + x) * product), v);
-            }
-        }
-    }
-}
-
-/// Where a panel's transformed weights go.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PanelRows {
-    /// The first row's place in the panel of the first product.
-    pub to: *mut f32,
-    /// From a product's panel to the next.
-    pub product: usize,
-    /// Where the taps themselves go, `[row][9][vectors * lanes]`, or null.
-    pub taps: *mut f32,
-}
-
 on_isa! {
     /// Transforms the kernels of `rows` input channels and `n` output channels, of one panel of
-    /// `vectors` vectors.
+    /// `vectors` vectors. `to` is the first row's place in the panel of the first product; the
+    /// products' panels are `product` apart.
     ///
     /// # Safety
     /// The CPU has `isa`; pointers are valid for that extent.
-    pub(super) fn transform_filter<S>(taps: Taps, rows: usize, n: usize, vectors: usize, panel: PanelRows) {
+    pub(super) fn transform_filter<S>(taps: Taps, rows: usize, n: usize, vectors: usize, to: *mut f32, product: usize) {
         for row in 0..rows {
             for v in 0..vectors {
                 let lanes = n.saturating_sub(v * S::LANES).min(S::LANES);
                 let mut g = [[0.0f32; 16]; 9];
                 for lane in 0..lanes {
                     let from = taps.from.add(row * taps.row + (v * S::LANES + lane) * taps.column);
-                    for t in 0..9 {
-                        g[t][lane] = *from.add(if taps.turned { 8 - t } else { t });
+                    for (t, g) in g.iter_mut().enumerate() {
+                        g[lane] = *from.add(if taps.turned { 8 - t } else { t });
                     }
                 }
-                let mut vectors_of = [S::zero(); 9];
-                for t in 0..9 {
-                    vectors_of[t] = S::load(g[t].as_ptr());
-                    if !panel.taps.is_null() {
-                        let at = ((row * 9 + t) * vectors + v) * S::LANES;
-                        S::store(panel.taps.wrapping_add(at), vectors_of[t]);
+                let mut half = [[S::zero(); 3]; N];
+                for x in 0..3 {
+                    let mut column = [S::zero(); 3];
+                    for (y, v) in column.iter_mut().enumerate() {
+                        *v = S::load(g[y * 3 + x].as_ptr());
+                    }
+                    for (y, v) in filter_1d::<S>(column).into_iter().enumerate() {
+                        half[y][x] = v;
                     }
                 }
-                let to = panel.to.add((row * vectors + v) * S::LANES);
-                filter_2d::<S>(vectors_of, to, panel.product);
-            }
-        }
-    }
-}
-
-on_isa! {
-    /// Transforms packed taps, `[rows][9][vectors * lanes]`, into `[36][rows][vectors * lanes]`.
-    ///
-    /// # Safety
-    /// The CPU has `isa`; pointers are valid for that extent.
-    pub(super) fn transform_taps<S>(taps: *const f32, rows: usize, vectors: usize, to: *mut f32) {
-        let width = vectors * S::LANES;
-        for row in 0..rows {
-            for v in 0..vectors {
-                let mut g = [S::zero(); 9];
-                for t in 0..9 {
-                    g[t] = S::load(taps.add((row * 9 + t) * width + v * S::LANES));
-                }
-                filter_2d::<S>(g, to.add(row * width + v * S::LANES), rows * width);
-            }
-        }
-    }
-}
-
-/// Part of a product's depth for up to four tiles: added to what stands in `c`, or the first part.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
-    /// Transformed pixels, and the distance between neighbouring ones.
-    pub a: *const f32,
-    pub a_stride: usize,
-    /// Weights, `[depth][vectors * lanes]`.
-    pub b: *const f32,
-    pub depth: usize,
-    /// Sums, `vectors * lanes` a tile.
-    pub c: *mut f32,
-    pub first: bool,
-}
-
-on_isa! {
-    /// Adds the products one after the other, as a tile over the whole depth does, so that the
-    /// result is the same to the bit.
-    fn add_part<S, const MR: usize, const NR: usize>(p: &Part) {
-        let mut sums = [[S::zero(); NR]; MR];
-        if !p.first {
-            for i in 0..MR {
-                for j in 0..NR {
-                    sums[i][j] = S::load(p.c.add((i * NR + j) * S::LANES));
+                let to = to.add((row * vectors + v) * S::LANES);
+                for (y, half) in half.into_iter().enumerate() {
+                    for (x, v) in filter_1d::<S>(half).into_iter().enumerate() {
+                        S::store(to.add((y * N + x) * product), v);
+                    }
                 }
             }
-        }
-        let (mut a, mut b, end) = (p.a, p.b, p.b.add(p.depth * NR * S::LANES));
-        while b != end {
-            let mut weights = [S::zero(); NR];
-            for j in 0..NR {
-                weights[j] = S::load(b.add(j * S::LANES));
-            }
-            for i in 0..MR {
-                let pixel = S::splat(*a.add(i * p.a_stride));
-                for j in 0..NR {
-                    sums[i][j] = S::fma(pixel, weights[j], sums[i][j]);
-                }
-            }
-            a = a.add(1);
-            b = b.add(NR * S::LANES);
-        }
-        for i in 0..MR {
-            for j in 0..NR {
-                S::store(p.c.add((i * NR + j) * S::LANES), sums[i][j]);
-            }
-        }
-    }
-}
-
-/// The most tiles of a [`Part`].
-pub(super) const PART_TILES: usize = 4;
-
-/// Adds a part of the products of `tiles` tiles and `vectors` vectors of output channels.
-///
-/// # Safety
-/// The CPU has `isa`; pointers are valid for the part's extent.
-pub(super) unsafe fn multiply_part(isa: Isa, tiles: usize, vectors: usize, p: &Part) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        match (tiles, vectors) {
-            (1, 1) => add_part::<1, 1>(isa, p),
-            (2, 1) => add_part::<2, 1>(isa, p),
-            (3, 1) => add_part::<3, 1>(isa, p),
-            (4, 1) => add_part::<4, 1>(isa, p),
-            (1, 2) => add_part::<1, 2>(isa, p),
-            (2, 2) => add_part::<2, 2>(isa, p),
-            (3, 2) => add_part::<3, 2>(isa, p),
-            (4, 2) => add_part::<4, 2>(isa, p),
-            (1, 3) => add_part::<1, 3>(isa, p),
-            (2, 3) => add_part::<2, 3>(isa, p),
-            (3, 3) => add_part::<3, 3>(isa, p),
-            (4, 3) => add_part::<4, 3>(isa, p),
-            _ => unreachable!("a part of {tiles} tiles by {vectors} vectors"),
         }
     }
 }
