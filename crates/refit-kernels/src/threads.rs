@@ -12,7 +12,7 @@ pub(crate) fn parallel(count: usize, run: impl Fn(usize) + Sync) {
         return (0..count).for_each(run);
     }
     let next = AtomicUsize::new(0);
-    rayon::broadcast(|_| {
+    let work = || {
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
             if task >= count {
@@ -20,7 +20,17 @@ pub(crate) fn parallel(count: usize, run: impl Fn(usize) + Sync) {
             }
             run(task);
         }
-    });
+    };
+    on_threads(rayon::current_num_threads().min(count), &work);
+}
+
+/// Offers `work` to so many threads, this one among them. A thread that comes too late is not waited
+/// for, as it would be with `rayon::broadcast`.
+fn on_threads(threads: usize, work: &(impl Fn() + Sync)) {
+    if threads <= 1 {
+        return work();
+    }
+    rayon::join(work, || on_threads(threads - 1, work));
 }
 
 thread_local! {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Tensor;
 
-use crate::cpu::{self, program::Program};
+use crate::cpu::{self, Precision, program::Program};
 use crate::graph::{GraphError, NodeId};
 use crate::layer::{Activation, BatchNorm, Conv, Layer, MaxPool, Misfit};
 use crate::network::Network;
@@ -139,6 +139,23 @@ impl Network {
         self.compile_between(&[&self.graph.nodes()[0].name], outputs)
     }
 
+    /// The same, computing in `precision`.
+    ///
+    /// # Errors
+    /// If there is no such layer.
+    ///
+    /// # Panics
+    /// If the precision is not supported here ([`Precision::is_supported`]).
+    pub fn compile_in(
+        &self,
+        outputs: &[&str],
+        precision: Precision,
+    ) -> Result<Compiled, GraphError> {
+        let outputs: Result<Vec<NodeId>, GraphError> =
+            outputs.iter().map(|name| self.graph.find(name)).collect();
+        Ok(Compiled::with_precision(self, vec![0], outputs?, precision))
+    }
+
     /// Compiles the way from the values of `given` layers to the named ones.
     ///
     /// # Errors
@@ -171,12 +188,21 @@ impl Network {
 
 impl Compiled {
     pub(crate) fn new(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
+        Self::with_precision(net, given, outputs, Precision::F32)
+    }
+
+    fn with_precision(
+        net: &Network,
+        given: Vec<NodeId>,
+        outputs: Vec<NodeId>,
+        precision: Precision,
+    ) -> Self {
         if !cpu::runs_on(net.device()) {
             return Self::on_tensors(net, given, outputs);
         }
         let known: BTreeSet<NodeId> = given.iter().copied().collect();
         let plan = Plan::new(&net.graph, &known, &outputs);
-        Self(Engine::Kernels(Program::new(net, plan, given, &outputs)))
+        Self(Engine::Kernels(Program::new(net, plan, given, &outputs, precision)))
     }
 
     /// Compiled to operations on tensors, which every device has.

@@ -22,6 +22,7 @@ pub mod state_dict;
 mod training;
 pub mod zoo;
 
+pub use cpu::Precision;
 pub use cpu::clock::{Phase, StepTime, profile};
 pub use edit::{Edit, EditError, HeadKind};
 pub use error::Hint;

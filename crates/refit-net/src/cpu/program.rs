@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, convolve,
-    enter, max_pool, mean_pool,
+    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, bf16,
+    convolve, enter, max_pool, mean_pool,
 };
 
 use super::clock::{Phase, timed};
+use super::half::{self, HalfConv, Held};
 use super::map::{Map, floats};
-use super::{conv_shape, linear_shape};
+use super::{Precision, conv_shape, linear_shape};
 use crate::frozen::{Value, folded_conv, stored_norm};
 use crate::graph::NodeId;
 use crate::layer::{Activation, Conv, Layer, MaxPool};
@@ -42,6 +43,7 @@ enum Kernel {
         filter: Filter,
         shift: Vec<f32>,
     },
+    HalfConv(HalfConv),
     /// An inverted residual in one: the depthwise convolution, and the block's output channels.
     Inverted {
         depthwise: Conv,
@@ -65,11 +67,20 @@ enum Kernel {
 }
 
 impl Program {
-    pub(crate) fn new(net: &Network, plan: Plan, given: Vec<NodeId>, wanted: &[NodeId]) -> Self {
+    /// # Panics
+    /// If the precision is not supported.
+    pub(crate) fn new(
+        net: &Network,
+        plan: Plan,
+        given: Vec<NodeId>,
+        wanted: &[NodeId],
+        precision: Precision,
+    ) -> Self {
+        assert!(precision.is_supported(), "{precision} on a CPU without it");
         let nodes = net.graph.nodes();
         let is_vector = |&id: &NodeId| (id, matches!(nodes[id].shape, Shape::Vector { .. }));
         Self {
-            steps: prepare(net, plan, wanted),
+            steps: prepare(net, plan, wanted, precision),
             given,
             outputs: wanted.iter().map(is_vector).collect(),
             device: net.device().clone(),
@@ -88,8 +99,8 @@ impl Program {
 
     /// Runs from the given nodes' values to the wanted ones.
     pub(crate) fn run(&self, given: Vec<Value>) -> Vec<Value> {
-        let given = given.into_iter().map(Map::from);
-        let mut maps: BTreeMap<NodeId, Map> = self.given.iter().copied().zip(given).collect();
+        let given = given.into_iter().map(|value| Held::Full(Map::from(value)));
+        let mut maps: BTreeMap<NodeId, Held> = self.given.iter().copied().zip(given).collect();
         for prepared in &self.steps {
             let layers = &prepared.step.layers;
             let map = timed(layers, Phase::Forward, || prepared.run(&maps));
@@ -100,29 +111,38 @@ impl Program {
         }
         self.outputs
             .iter()
-            .map(|(id, is_vector)| maps[id].to_value(*is_vector, &self.device))
+            .map(|(id, is_vector)| maps[id].full().to_value(*is_vector, &self.device))
             .collect()
     }
 }
 
 impl Prepared {
-    fn run(&self, maps: &BTreeMap<NodeId, Map>) -> Map {
+    fn run(&self, maps: &BTreeMap<NodeId, Held>) -> Held {
+        match (&self.kernel, &maps[&self.inputs[0]]) {
+            (Kernel::HalfConv(conv), x) => {
+                conv.run(x, self.step.residual.map(|id| &maps[&id]), self.step.activation)
+            }
+            (Kernel::MaxPool(pool), Held::Half(x)) => half::max_pool(pool, x),
+            (Kernel::MeanPool, Held::Half(x)) => half::mean_pool(x),
+            (Kernel::Pass, x) => x.clone(),
+            _ => Held::Full(self.run_full(maps)),
+        }
+    }
+
+    /// In f32.
+    fn run_full(&self, maps: &BTreeMap<NodeId, Held>) -> Map {
         let activation = self.step.activation.into();
-        let main = self.inputs[0];
+        let x = maps[&self.inputs[0]].full();
+        let residual = self.step.residual.map(|id| maps[&id].full());
+        let residual = residual.as_ref().map(|map| &map.values[..]);
         match &self.kernel {
             Kernel::Conv { conv, filter, shift } => {
-                let x = &maps[&main];
-                let residual = self.step.residual.map(|id| &maps[&id].values[..]);
-                let exit = Exit { shift: Some(shift), residual, activation };
-                run_conv(conv, filter, x, exit)
+                run_conv(conv, filter, &x, Exit { shift: Some(shift), residual, activation })
             }
             Kernel::Inverted { depthwise, out_channels, block } => {
-                let x = &maps[&main];
-                let residual = self.step.residual.map(|id| &maps[&id].values[..]);
-                run_inverted(depthwise, *out_channels, block, x, residual)
+                run_inverted(depthwise, *out_channels, block, &x, residual)
             }
             Kernel::Linear { filter, bias, outputs } => {
-                let x = &maps[&main];
                 let shape = linear_shape(x.shape[0], x.channels(), *outputs);
                 let mut y = Buffer::stale(shape.output_len());
                 let exit = Exit { shift: bias.as_deref(), ..Exit::default() };
@@ -130,15 +150,14 @@ impl Prepared {
                 Map::new([x.shape[0], 1, 1, *outputs], y)
             }
             Kernel::ScaleShift { scale, shift } => {
-                let x = &maps[&main];
                 let entry = refit_kernels::Entry { scale, shift, activation };
-                entered(x, Some(entry), None, refit_kernels::Activation::Identity)
+                entered(&x, Some(entry), None, refit_kernels::Activation::Identity)
             }
-            Kernel::Activate => entered(&maps[&main], None, None, activation),
-            Kernel::Add => entered(&maps[&main], None, Some(&maps[&self.inputs[1]]), activation),
-            Kernel::MaxPool(pool) => run_max_pool(pool, &maps[&main], None, None),
-            Kernel::MeanPool => run_mean_pool(&maps[&main], None),
-            Kernel::Pass => maps[&main].clone(),
+            Kernel::Activate => entered(&x, None, None, activation),
+            Kernel::Add => entered(&x, None, Some(&maps[&self.inputs[1]].full()), activation),
+            Kernel::MaxPool(pool) => run_max_pool(pool, &x, None, None),
+            Kernel::MeanPool => run_mean_pool(&x, None),
+            Kernel::HalfConv(_) | Kernel::Pass => unreachable!("run in any precision"),
         }
     }
 }
@@ -223,18 +242,19 @@ pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map
 }
 
 /// Packs every step's parameters; three that are an inverted residual become one.
-fn prepare(net: &Network, plan: Plan, wanted: &[NodeId]) -> Vec<Prepared> {
+fn prepare(net: &Network, plan: Plan, wanted: &[NodeId], precision: Precision) -> Vec<Prepared> {
     let mut prepared = Vec::new();
     let mut steps = &plan.steps[..];
     while let Some(first) = steps.first() {
-        let taken = match inverted(net, &plan, steps, wanted) {
+        let fused = (precision == Precision::F32).then(|| inverted(net, &plan, steps, wanted));
+        let taken = match fused.flatten() {
             Some(block) => {
                 prepared.push(block);
                 3
             }
             None => {
                 let inputs = net.graph.nodes()[first.main].inputs.clone();
-                let kernel = Kernel::new(net, first);
+                let kernel = Kernel::new(net, first, precision);
                 prepared.push(Prepared { step: first.clone(), inputs, kernel });
                 1
             }
@@ -309,7 +329,7 @@ fn inverted(net: &Network, plan: &Plan, steps: &[Step], wanted: &[NodeId]) -> Op
 }
 
 impl Kernel {
-    fn new(net: &Network, step: &Step) -> Self {
+    fn new(net: &Network, step: &Step, precision: Precision) -> Self {
         let nodes = net.graph.nodes();
         let node = &nodes[step.main];
         let input = node.inputs.first().map(|&id| nodes[id].shape);
@@ -318,8 +338,12 @@ impl Kernel {
                 let (weight, shift) = folded_conv(net, step.main, step.norm);
                 let (weight, shift) = (weight.into_data(), shift.into_data());
                 let shape = conv_shape(&conv, nominal(input));
-                let filter = Filter::new(&shape, floats(&weight));
-                Self::Conv { conv, filter, shift: floats(&shift).to_vec() }
+                let shift = floats(&shift).to_vec();
+                if precision == Precision::Bf16 && bf16::serves(&shape) {
+                    let filter = bf16::Filter::new(&shape, floats(&weight));
+                    return Self::HalfConv(HalfConv { conv, filter, shift });
+                }
+                Self::Conv { conv, filter: Filter::new(&shape, floats(&weight)), shift }
             }
             Layer::BatchNorm(_) => {
                 let (scale, shift) = stored_norm(net, step.main);

@@ -11,7 +11,9 @@ use burn::tensor::{Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use refit::data::Stream;
 use refit::learn::{Optimizer, OptimizerKind, Targets};
-use refit::net::{Edit, HeadKind, NormStatistics, StepTime, Training, TrainingOptions, profile};
+use refit::net::{
+    Edit, HeadKind, NormStatistics, Precision, StepTime, Training, TrainingOptions, profile,
+};
 use refit::{Device, LearnError, Network, Strategy, TrainingSettings};
 use serde::Serialize;
 
@@ -60,9 +62,9 @@ pub struct Bench {
     #[arg(long, value_name = "N", value_parser = arguments::at_least_one)]
     size: Option<usize>,
 
-    /// Type of the numbers
+    /// Type of the numbers: f32, or bf16 for `infer`
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
-    precision: &'static str,
+    precision: Precision,
 
     /// How long to measure
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
@@ -89,10 +91,12 @@ enum Mode {
     Train,
 }
 
-fn precision(name: &str) -> Result<&'static str, String> {
+fn precision(name: &str) -> Result<Precision, String> {
     match name {
-        "f32" => Ok("f32"),
-        _ => Err("networks run in `f32` only for now".into()),
+        "f32" => Ok(Precision::F32),
+        "bf16" if Precision::Bf16.is_supported() => Ok(Precision::Bf16),
+        "bf16" => Err("this CPU has neither AMX nor AVX512-BF16: use `f32`".into()),
+        _ => Err("networks run in `f32` or `bf16`".into()),
     }
 }
 
@@ -111,7 +115,7 @@ struct Measured<'a> {
     mode: Mode,
     batch: usize,
     size: usize,
-    precision: &'static str,
+    precision: String,
     threads: usize,
     steps: usize,
     images_per_second: f64,
@@ -150,10 +154,17 @@ impl Bench {
         let images = random_images([batch, 3, size, size], &device);
         let (times, runs, network) = match self.mode {
             Mode::Infer => {
-                let compiled = model.network.compile_all();
+                let output = &model.network.graph().nodes()[model.network.graph().output()].name;
+                let compiled = model.network.compile_in(&[output], self.precision)?;
                 let run = || drop(compiled.run(images.clone()).remove(0).to_vec());
                 let (times, runs) = self.measure(run)?;
                 (times, runs, model.network)
+            }
+            Mode::Train if self.precision != Precision::F32 => {
+                return Err(Failure::mistake(
+                    "networks are trained in f32",
+                    "leave --precision out, or use --mode infer",
+                ));
             }
             Mode::Train => {
                 let mut step = TrainStep::new(&model.network, batch)?;
@@ -237,7 +248,7 @@ impl Bench {
             mode: self.mode,
             batch: self.batch,
             size,
-            precision: self.precision,
+            precision: self.precision.to_string(),
             threads: machine.threads(),
             steps: times.len(),
             images_per_second: self.batch as f64 / median,

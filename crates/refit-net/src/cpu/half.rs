@@ -1,0 +1,98 @@
+//! Maps in half the memory: the frozen part of a network in bf16.
+
+use std::sync::Arc;
+
+use refit_kernels::{Buffer, bf16};
+
+use super::conv_shape;
+use super::map::Map;
+use super::program::pool_shape;
+use crate::layer::{Activation, Conv, MaxPool};
+
+/// A batch of maps `[n, h, w, c]` in bf16. Cloning shares the values.
+#[derive(Debug, Clone)]
+pub(crate) struct HalfMap {
+    shape: [usize; 4],
+    values: Arc<bf16::Buffer>,
+}
+
+/// A map between two steps.
+#[derive(Debug, Clone)]
+pub(crate) enum Held {
+    Full(Map),
+    Half(HalfMap),
+}
+
+impl Held {
+    /// In f32.
+    pub(crate) fn full(&self) -> Map {
+        match self {
+            Self::Full(map) => map.clone(),
+            Self::Half(half) => {
+                let mut values = Buffer::stale(half.values.len());
+                bf16::widen(&half.values, &mut values);
+                Map::new(half.shape, values)
+            }
+        }
+    }
+
+    /// In bf16, rounded to nearest even.
+    fn half(&self) -> HalfMap {
+        match self {
+            Self::Full(map) => {
+                let mut values = bf16::Buffer::stale(map.values.len());
+                bf16::round(&map.values, &mut values);
+                HalfMap::new(map.shape, values)
+            }
+            Self::Half(half) => half.clone(),
+        }
+    }
+}
+
+impl HalfMap {
+    fn new(shape: [usize; 4], values: bf16::Buffer) -> Self {
+        Self { shape, values: Arc::new(values) }
+    }
+}
+
+/// A convolution and what is fused behind it, products in bf16, sums in f32.
+#[derive(Debug)]
+pub(crate) struct HalfConv {
+    pub conv: Conv,
+    pub filter: bf16::Filter,
+    pub shift: Vec<f32>,
+}
+
+impl HalfConv {
+    /// `activation(convolution(x) + shift + residual)`.
+    pub(crate) fn run(&self, x: &Held, residual: Option<&Held>, activation: Activation) -> Held {
+        let (x, residual) = (x.half(), residual.map(Held::half));
+        let shape = conv_shape(&self.conv, x.shape);
+        let [h, w] = shape.out_size();
+        let mut y = bf16::Buffer::stale(shape.output_len());
+        let exit = bf16::Exit {
+            shift: Some(&self.shift),
+            residual: residual.as_ref().map(|r| &r.values[..]),
+            activation: activation.into(),
+        };
+        bf16::convolve(&shape, &x.values, &self.filter, exit, &mut y);
+        Held::Half(HalfMap::new([shape.batch, h, w, shape.out_channels], y))
+    }
+}
+
+/// The maxima of windows.
+pub(crate) fn max_pool(pool: &MaxPool, x: &HalfMap) -> Held {
+    let shape = pool_shape(pool, x.shape);
+    let [h, w] = shape.out_size;
+    let mut y = bf16::Buffer::stale(shape.output_len());
+    bf16::max_pool(&shape, &x.values, &mut y);
+    Held::Half(HalfMap::new([shape.batch, h, w, shape.channels], y))
+}
+
+/// The mean of each channel, in f32.
+pub(crate) fn mean_pool(x: &HalfMap) -> Held {
+    let [n, _, _, c] = x.shape;
+    let mut y = Buffer::stale(n * c);
+    bf16::mean_pool(n, c, &x.values, &mut y);
+    Held::Full(Map::new([n, 1, 1, c], y))
+}
