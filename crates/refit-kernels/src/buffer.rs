@@ -127,7 +127,7 @@ impl Pool {
                 map
             }
             None => {
-                self.shrink();
+                self.shrink(bytes);
                 new_map(bytes)
             }
         };
@@ -140,12 +140,12 @@ impl Pool {
         self.used -= map.len();
         self.kept += map.len();
         self.free.push_back(map);
-        self.shrink();
     }
 
-    /// Keeps no more than a quarter of what was ever in use at once, the latest freed first.
-    fn shrink(&mut self) {
-        while self.kept > self.most / 4
+    /// Makes room for `bytes`: used and free maps together stay within what was ever in use at
+    /// once, so that keeping them costs no memory at the peak. The longest unused go first.
+    fn shrink(&mut self, bytes: usize) {
+        while self.used + self.kept + bytes > self.most
             && let Some(map) = self.free.pop_front()
         {
             self.kept -= map.len();
@@ -180,17 +180,18 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_reuses_what_fits_and_keeps_a_quarter() {
+    fn the_pool_reuses_what_fits_within_the_peak() {
         let mut pool = Pool { free: VecDeque::new(), kept: 0, used: 0, most: 0 };
         let maps: Vec<_> = (0..8).map(|_| pool.take(MAPPED)).collect();
         maps.into_iter().for_each(|map| pool.give(map));
-        assert_eq!((pool.kept, pool.free.len(), pool.used), (2 * MAPPED, 2, 0));
+        assert_eq!((pool.kept, pool.free.len(), pool.used), (8 * MAPPED, 8, 0));
         let again = pool.take(MAPPED - 100);
-        assert_eq!((pool.kept, pool.used), (MAPPED, MAPPED));
+        assert_eq!((pool.kept, pool.used), (7 * MAPPED, MAPPED));
+        // Nothing fits: as many go as the new one needs.
         let other = pool.take(4 * MAPPED);
-        assert_eq!(other.len(), 4 * MAPPED);
+        assert_eq!((pool.kept, pool.used, pool.most), (3 * MAPPED, 5 * MAPPED, 8 * MAPPED));
         pool.give(again);
         pool.give(other);
-        assert!(pool.kept <= pool.most / 4);
+        assert_eq!(pool.kept + pool.used, pool.most);
     }
 }

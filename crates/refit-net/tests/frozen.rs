@@ -83,7 +83,13 @@ fn what_is_frozen_is_bit_equal_after_steps_and_all_else_moved() {
         let before = network().edit(&edits, 0).unwrap();
         let after = bits(&steps(before.clone(), 3, 4));
         for (name, old) in bits(&before) {
-            let is_frozen = frozen.iter().any(|f| name.starts_with(&format!("{f}.")));
+            let is_under = |name: &str| frozen.iter().any(|f| name.starts_with(&format!("{f}.")));
+            let is_frozen = is_under(&name);
+            // The batch's mean takes a bias before it away again: its gradient is zero.
+            let norm = name.replace("pw.bias", "bn2.bias");
+            if norm != name && !is_under(&norm) {
+                continue;
+            }
             assert_eq!(after[&name] == old, is_frozen, "{name} with {edits:?}");
         }
     }

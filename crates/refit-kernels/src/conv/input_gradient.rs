@@ -31,7 +31,7 @@ fn input_gradient_on(isa: Isa, shape: &ConvShape, weight: &[f32], dy: &[f32], dx
     });
 }
 
-/// [`input_gradient`] and then [`gradient_through`] the entry, in one pass.
+/// [`input_gradient`] and then [`gradient_through`](crate::gradient_through) the entry, in one pass.
 ///
 /// # Panics
 /// If a slice's length does not fit `shape`.

@@ -99,6 +99,8 @@ fn a_full_disk() {
         let command = format!("embed run/model.safetensors photos --out {}", target.display());
         let said = scene.run(&command).refused();
         let said = last_lines(&said).replace(&*target.to_string_lossy(), name);
+        // How many bytes it takes hangs on digits that differ by the CPU's vectors.
+        let said = said.replace(|c: char| c.is_ascii_digit(), "");
         assert_snapshot!(format!("full-{name}"), said);
     }
     // No file may grow past 4 MB: as good as full. What was there before stays.
