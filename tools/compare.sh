@@ -12,5 +12,5 @@ if ! [ -x "$peers/bin/python" ]; then
     python3 -m venv "$peers"
     "$peers/bin/pip" install -q torch torchvision timm onnx onnxruntime openvino
 fi
-cargo build --release --bin refit
+cargo build --release --workspace
 exec "$peers/bin/python" tools/compare.py "$@"

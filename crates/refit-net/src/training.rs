@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::cpu;
-use crate::cpu::map::floats;
+use crate::cpu::map::Floats;
 use crate::cpu::tape::{Recorded, Tape, record};
 use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
 use crate::graph::NodeId;
@@ -160,7 +160,7 @@ impl Pass {
                 let Some(logits) = self.logits.grad_remove(&mut gradients) else {
                     return BTreeMap::new();
                 };
-                tape.gradients(floats(&logits.into_data()), device)
+                tape.gradients(&Floats::of(logits), device)
             }
             WayBack::Leaves(leaves) => {
                 let of = |(name, leaf): (&String, &Tensor<1>)| {

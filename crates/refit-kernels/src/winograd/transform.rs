@@ -1,7 +1,7 @@
 //! The three transforms, a vector of channels at a time.
 //!
 //! The points are 0, ±√½, ±√2 and infinity. With the usual ±1 and ±2 the matrices hold numbers up to
-//! 8 and 1/24; these are better balanced and halve the rounding error, at the same cost.
+//! 8 and 1/24; these are better balanced, at the same cost.
 #![expect(
     clippy::needless_range_loop,
     reason = "rows and columns by their numbers; iterators over parts of arrays keep them in memory"

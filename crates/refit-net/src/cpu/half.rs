@@ -96,3 +96,35 @@ pub(crate) fn mean_pool(x: &HalfMap) -> Held {
     bf16::mean_pool(n, c, &x.values, &mut y);
     Held::Full(Map::new([n, 1, 1, c], y))
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::super::tape::tests::{everything, images, shake};
+    use crate::{Network, Precision};
+
+    /// Eight bits of mantissa and some twenty roundings: 2% of the largest output.
+    #[test]
+    fn a_network_in_bf16_stays_near_the_same_in_f32() {
+        if !Precision::Bf16.is_supported() {
+            eprintln!("skipped: this CPU has neither AMX nor AVX512-BF16");
+            return;
+        }
+        let device = Device::flex();
+        let mut net = Network::initialize(everything(), 3, &device);
+        shake(&mut net);
+        for output in ["fc", "mean", "d_relu", "pool"] {
+            let run = |precision| {
+                let compiled = net.compile_in(&[output], precision).unwrap();
+                compiled.run(images(3, &device).map()).remove(0).to_vec()
+            };
+            let (half, full) = (run(Precision::Bf16), run(Precision::F32));
+            let top = full.iter().fold(0.0_f32, |top, v| top.max(v.abs()));
+            for (half, full) in half.iter().zip(&full) {
+                assert!((half - full).abs() <= 0.02 * top, "{output}: {half}, not {full}");
+            }
+            assert_ne!(half, full, "{output} was not rounded");
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{DispatchTensorKind, Flex};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use refit_kernels::{Buffer, to_channels_first, to_channels_last};
 
 use crate::frozen::Value;
@@ -43,21 +45,38 @@ impl From<Value> for Map {
         match value {
             Value::Map(x) => {
                 let [n, c, h, w] = x.dims();
-                let data = x.into_data();
                 let mut values = Buffer::stale(n * c * h * w);
-                to_channels_last(floats(&data), [n, c, h * w], &mut values);
+                to_channels_last(&Floats::of(x), [n, c, h * w], &mut values);
                 Self::new([n, h, w, c], values)
             }
             Value::Vector(x) => {
                 let [n, c] = x.dims();
-                let data = x.into_data();
-                Self::new([n, 1, 1, c], Buffer::from_slice(floats(&data)))
+                Self::new([n, 1, 1, c], Buffer::from_slice(&Floats::of(x)))
             }
         }
     }
 }
 
-/// The values of a tensor of `f32`.
-pub(crate) fn floats(data: &TensorData) -> &[f32] {
-    data.as_slice().expect("networks compute in f32")
+/// The values of a tensor on the CPU, in row-major order, where they lie.
+#[derive(Debug)]
+pub(crate) struct Floats(FloatTensor<Flex>);
+
+impl Floats {
+    /// # Panics
+    /// If the tensor lies elsewhere, or holds other numbers than `f32`.
+    pub(crate) fn of<const D: usize>(x: Tensor<D>) -> Self {
+        let DispatchTensorKind::Flex(tensor) = x.into_dispatch().kind else {
+            panic!("a tensor that is not on the CPU, or tracked")
+        };
+        let tensor = tensor.float();
+        assert_eq!(tensor.dtype(), DType::F32, "networks compute in f32");
+        Self(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
+    }
+}
+
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        self.0.as_slice().expect("made contiguous")
+    }
 }

@@ -10,7 +10,7 @@ use refit_kernels::{
 
 use super::clock::{Phase, timed};
 use super::half::{self, HalfConv, Held};
-use super::map::{Map, floats};
+use super::map::{Floats, Map};
 use super::{Precision, conv_shape, linear_shape};
 use crate::frozen::{Value, folded_conv, stored_norm};
 use crate::graph::NodeId;
@@ -308,11 +308,11 @@ fn inverted(net: &Network, plan: &Plan, steps: &[Step], wanted: &[NodeId]) -> Op
     }
     let folded = [expand, depthwise, project].map(|step| {
         let (weight, shift) = folded_conv(net, step.main, step.norm);
-        (weight.into_data(), shift.into_data())
+        (Floats::of(weight), Floats::of(shift))
     });
     let stage = |i: usize, step: &Step| Stage {
-        weight: floats(&folded[i].0),
-        shift: Some(floats(&folded[i].1)),
+        weight: &folded[i].0,
+        shift: Some(&folded[i].1),
         activation: step.activation.into(),
     };
     let stages = (stage(0, expand), stage(1, depthwise), stage(2, project));
@@ -336,18 +336,18 @@ impl Kernel {
         match node.layer {
             Layer::Conv(conv) => {
                 let (weight, shift) = folded_conv(net, step.main, step.norm);
-                let (weight, shift) = (weight.into_data(), shift.into_data());
+                let (weight, shift) = (Floats::of(weight), Floats::of(shift));
                 let shape = conv_shape(&conv, nominal(input));
-                let shift = floats(&shift).to_vec();
+                let shift = shift.to_vec();
                 if precision == Precision::Bf16 && bf16::serves(&shape) {
-                    let filter = bf16::Filter::new(&shape, floats(&weight));
+                    let filter = bf16::Filter::new(&shape, &weight);
                     return Self::HalfConv(HalfConv { conv, filter, shift });
                 }
-                Self::Conv { conv, filter: Filter::new(&shape, floats(&weight)), shift }
+                Self::Conv { conv, filter: Filter::new(&shape, &weight), shift }
             }
             Layer::BatchNorm(_) => {
                 let (scale, shift) = stored_norm(net, step.main);
-                let values = |t: burn::tensor::Tensor<1>| floats(&t.into_data()).to_vec();
+                let values = |t: burn::tensor::Tensor<1>| Floats::of(t).to_vec();
                 Self::ScaleShift { scale: values(scale), shift: values(shift) }
             }
             Layer::Activation { .. } => Self::Activate,
@@ -360,7 +360,7 @@ impl Kernel {
                 let shape = linear_shape(1, features, outputs);
                 let bias = net.has_bias(step.main);
                 Self::Linear {
-                    filter: Filter::new(&shape, &weight.to_vec()),
+                    filter: Filter::new(&shape, &Floats::of(weight.value.clone())),
                     bias: bias.then(|| net.parameter(step.main, "bias").to_vec()),
                     outputs,
                 }

@@ -22,7 +22,7 @@ use refit_kernels::{
 };
 
 use super::clock::{Phase, timed};
-use super::map::{Map, floats};
+use super::map::{Floats, Map};
 use super::program::{pool_shape, run_max_pool, run_mean_pool};
 use super::{conv_shape, linear_shape};
 use crate::frozen::Value;
@@ -153,7 +153,7 @@ enum What {
     /// A convolution or linear layer, then its passage.
     Conv {
         shape: ConvShape,
-        weight: Arc<TensorData>,
+        weight: Box<Floats>,
         learns: Option<String>,
         end: End,
     },
@@ -352,8 +352,8 @@ impl Recorder<'_> {
 
     /// A convolution or linear layer and what is fused behind it.
     fn product(&mut self, step: &Step, x: NodeId, source: Source, shape: ConvShape) {
-        let weight = Arc::new(self.net.parameter(step.main, "weight").value.to_data());
-        let filter = Filter::new(&shape, floats(&weight));
+        let weight = Floats::of(self.net.parameter(step.main, "weight").value.clone());
+        let filter = Filter::new(&shape, &weight);
         let [h, w] = shape.out_size();
         let dims = [shape.batch, h, w, shape.out_channels];
         let mut y = Buffer::stale(shape.output_len());
@@ -376,7 +376,13 @@ impl Recorder<'_> {
         let raw = Source { map: Map::new(dims, y), passage: passage.map(Arc::new) };
         let learns = self.learned(step.main, "weight");
         let (end, output) = self.end(step, raw);
-        self.finish(step, x, source, output, What::Conv { shape, weight, learns, end });
+        self.finish(
+            step,
+            x,
+            source,
+            output,
+            What::Conv { shape, weight: Box::new(weight), learns, end },
+        );
     }
 
     /// The residual behind a raw output, if there is one, and how the result is read.
@@ -592,13 +598,14 @@ impl WayBack {
         match what {
             What::Conv { shape, weight, learns, end } => {
                 let (g, stored) = self.end(end, gradient);
-                let mut weight = Arc::try_unwrap(weight).unwrap_or_else(|w| (*w).clone());
-                if let Some(passage) = &stored {
-                    let values = weight.as_mut_slice().expect("networks compute in f32");
-                    scale_rows(values, &passage.scale);
-                }
+                let scaled = stored.as_ref().map(|passage| {
+                    let mut scaled = Buffer::from_slice(&weight);
+                    scale_rows(&mut scaled, &passage.scale);
+                    scaled
+                });
+                let weight = scaled.as_deref().unwrap_or(&weight);
                 let mut dw = learns.is_some().then(|| vec![0.0; shape.weight_len()]);
-                self.product(&shape, x, &source, floats(&weight), &g, dw.as_deref_mut());
+                self.product(&shape, x, &source, weight, &g, dw.as_deref_mut());
                 if let (Some(name), Some(mut dw)) = (learns, dw) {
                     if let Some(passage) = &stored {
                         scale_rows(&mut dw, &passage.scale);
@@ -757,7 +764,7 @@ fn scale_rows(weight: &mut [f32], scale: &[f32]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::layer::{Activation, Padding};
     use crate::training::Training;
@@ -765,7 +772,7 @@ mod tests {
 
     /// Every layer there is, with maps read once and more often, norms behind convolutions and on
     /// their own, biases, residuals from plain maps and from norms.
-    fn everything() -> Graph {
+    pub(crate) fn everything() -> Graph {
         let (mut g, x) = Builder::new("everything", Shape::map(3, 13, 11));
         let a = g.conv("a", x, Conv::k3(5).stride(2));
         let a = g.batch_norm("a_norm", a, BatchNorm::default());
@@ -793,14 +800,14 @@ mod tests {
         g.finish(v, "fc").unwrap()
     }
 
-    fn images(n: usize, device: &Device) -> Value {
+    pub(crate) fn images(n: usize, device: &Device) -> Value {
         let value = |i: usize| ((i * 7919 % 1013) as f32 / 506.5 - 1.0) * 2.0;
         let values: Vec<f32> = (0..n * 3 * 13 * 11).map(value).collect();
         Value::Map(Tensor::from_data(TensorData::new(values, [n, 3, 13, 11]), device))
     }
 
     /// Norms and biases away from the ones and zeros they start with.
-    fn shake(net: &mut Network) {
+    pub(crate) fn shake(net: &mut Network) {
         let names: Vec<String> = net.parameters().keys().cloned().collect();
         for name in names.iter().filter(|n| !n.ends_with(".weight") || n.contains("norm")) {
             let mut values = net.parameters()[name].to_vec();
