@@ -2,7 +2,7 @@
 //!
 //! A network allocates maps of a few megabytes to hundreds, again and again in the same sizes. Fresh
 //! pages cost more than the kernel that fills them (0.7 s a gigabyte in pages of 4 KiB), so freed
-//! maps stay for a while.
+//! maps stay as long as all maps together take no more than they ever did.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -12,6 +12,9 @@ use memmap2::MmapMut;
 
 /// From this size on, memory is mapped on its own, and pooled.
 const MAPPED: usize = 1 << 20;
+
+/// The most bytes that a slice may have, and a huge page less.
+const MOST: usize = isize::MAX as usize - HUGE_PAGE;
 
 /// The size of a huge page on x86-64 and aarch64.
 const HUGE_PAGE: usize = 1 << 21;
@@ -49,7 +52,8 @@ impl Buffer {
 
     /// Values left by whoever had the memory before: for results that are written whole.
     pub fn stale(len: usize) -> Self {
-        let bytes = len * size_of::<f32>();
+        let bytes = len.checked_mul(size_of::<f32>()).filter(|b| *b <= MOST);
+        let bytes = bytes.unwrap_or_else(|| panic!("a map of {len} values"));
         let memory = if bytes < MAPPED {
             Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)])
         } else {

@@ -37,7 +37,7 @@ pub struct PoolShape {
 impl PoolShape {
     /// The same with as many windows as fit.
     pub fn rounded_down(self) -> Self {
-        let size = |axis| (self.padded(axis) - self.window[axis]) / self.stride[axis] + 1;
+        let size = |axis| self.slack(axis) / self.stride[axis] + 1;
         Self { out_size: [size(0), size(1)], ..self }
     }
 
@@ -45,7 +45,7 @@ impl PoolShape {
     /// padding but must begin within the map or the padding before it.
     pub fn rounded_up(self) -> Self {
         let size = |axis: usize| {
-            let all = (self.padded(axis) - self.window[axis]).div_ceil(self.stride[axis]) + 1;
+            let all = self.slack(axis).div_ceil(self.stride[axis]) + 1;
             let begins = [self.height, self.width][axis] + self.padding[axis].0;
             if (all - 1) * self.stride[axis] >= begins { all - 1 } else { all }
         };
@@ -60,6 +60,13 @@ impl PoolShape {
     /// Values of the output.
     pub fn output_len(&self) -> usize {
         self.batch * self.out_size[0] * self.out_size[1] * self.channels
+    }
+
+    /// How far the window can move.
+    fn slack(&self, axis: usize) -> usize {
+        let (padded, window) = (self.padded(axis), self.window[axis]);
+        assert!(padded >= window, "a window of {window} pixels, of {padded}");
+        padded - window
     }
 
     fn padded(&self, axis: usize) -> usize {

@@ -94,10 +94,14 @@ impl Training {
     }
 
     /// Runs the trained part from the boundary's values, recording what gradients need.
+    ///
+    /// # Panics
+    /// If the number of values differs, or the network's output is not a vector.
     pub fn pass(&self, net: &Network, boundary: Vec<Value>, options: TrainingOptions) -> Pass {
         if !cpu::runs_on(net.device()) {
             return self.pass_on_tensors(net, boundary, options);
         }
+        assert_eq!(boundary.len(), self.boundary.len(), "one value for each boundary layer");
         let boundary = self.boundary.iter().copied().zip(boundary);
         let Recorded { tape, output, statistics } = record(net, &self.plan, boundary, options);
         Pass {

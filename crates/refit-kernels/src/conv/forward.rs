@@ -29,6 +29,8 @@ enum Weights {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kind {
     kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
     channels: usize,
     out_channels: usize,
     groups: usize,
@@ -36,8 +38,8 @@ struct Kind {
 
 impl Kind {
     fn of(shape: &ConvShape) -> Self {
-        let ConvShape { kernel, channels, out_channels, groups, .. } = *shape;
-        Self { kernel, channels, out_channels, groups }
+        let ConvShape { kernel, stride, dilation, channels, out_channels, groups, .. } = *shape;
+        Self { kernel, stride, dilation, channels, out_channels, groups }
     }
 }
 

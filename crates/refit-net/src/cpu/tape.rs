@@ -309,6 +309,7 @@ impl Recorder<'_> {
         self.tracked[&id]
     }
 
+    /// Keeps what a step gives, and the step itself where a gradient passes it.
     fn finish(&mut self, step: &Step, x: NodeId, source: Source, output: Source, what: What) {
         let learns = self.learns(step);
         let tracked = learns || step.inputs(&self.net.graph).iter().any(|&id| self.is_tracked(id));
@@ -598,7 +599,8 @@ impl WayBack {
         match what {
             What::Conv { shape, weight, learns, end } => {
                 let (g, stored) = self.end(end, gradient);
-                let scaled = stored.as_ref().map(|passage| {
+                let needed = stored.as_ref().filter(|_| self.tracked[&x]);
+                let scaled = needed.map(|passage| {
                     let mut scaled = Buffer::from_slice(&weight);
                     scale_rows(&mut scaled, &passage.scale);
                     scaled
@@ -719,6 +721,9 @@ impl WayBack {
 
     /// Gives a gradient to a node that was read through its passage.
     fn give_through(&mut self, id: NodeId, source: &Source, mut g: Buffer) {
+        if !self.tracked[&id] {
+            return;
+        }
         match source.through() {
             Some(through) => {
                 let sums = Some(gradient_through(&mut g, through));

@@ -6,6 +6,9 @@ use super::Misfit;
 use super::conv2d::{MOST_PIXELS, Padding, windows};
 use crate::shape::Shape;
 
+/// The largest window: a place in it fits a byte, which is how training keeps it.
+const LARGEST_WINDOW: usize = 16;
+
 /// The maximum over square windows; padding never wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaxPool {
@@ -22,7 +25,7 @@ impl MaxPool {
         let Shape::Map { channels, height, width } = input else {
             return Err(Misfit(format!("pools a feature map, not {input}")));
         };
-        let sane = (1..=MOST_PIXELS).contains(&self.window)
+        let sane = (1..=LARGEST_WINDOW).contains(&self.window)
             && (1..=MOST_PIXELS).contains(&self.stride)
             && self.padding <= self.window / 2;
         if !sane {

@@ -76,7 +76,7 @@ pub struct Bench {
 
     /// Show where the time of a job over these images goes: decoding, preprocessing, the network
     /// up to its head, fitting a head
-    #[arg(long, value_name = "DATA", conflicts_with_all = ["layers", "mode", "size"])]
+    #[arg(long, value_name = "DATA", conflicts_with_all = ["layers", "mode", "size", "precision", "seconds"])]
     job: Option<PathBuf>,
 
     /// Print JSON, which it does in any case but for --layers and --job

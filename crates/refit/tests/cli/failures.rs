@@ -77,6 +77,14 @@ fn files_that_are_cut_or_hostile() {
 }
 
 #[test]
+fn a_job_without_readable_images() {
+    let scene = Scene::new();
+    scene.write("broken/a/one.jpg", "no picture");
+    let said = scene.run("bench efficientnet_lite0 --job broken").refused();
+    assert!(said.contains("none of the 1 images can be read"), "{said}");
+}
+
+#[test]
 fn a_malicious_pickle_runs_no_code() {
     let scene = Scene::with_photos(3);
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../refit-net/tests/golden/containers/");

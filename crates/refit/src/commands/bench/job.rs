@@ -63,9 +63,15 @@ impl JobTimes {
                 return Err(refit::LearnError::Stopped.into());
             }
         }
+        if labels.is_empty() {
+            return Err(Failure::mistake(
+                format!("none of the {} images can be read", samples.len()),
+                "`refit predict` says of each what is wrong with it",
+            ));
+        }
         let began = Instant::now();
         let classes = dataset.classes.len();
-        if classes > 1 && !rows.is_empty() {
+        if classes > 1 {
             let options = LogisticOptions::default();
             let _ = LogisticRegression::fit(&rows, &labels, classes, &options)
                 .map_err(refit::LearnError::from)?;

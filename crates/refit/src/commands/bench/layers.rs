@@ -25,7 +25,8 @@ struct Speed {
     milliseconds: f64,
     /// None for what multiplies nothing.
     gflop_per_second: Option<f64>,
-    /// Of the multiply-adds that this machine was measured to do at most.
+    /// Of the f32 multiply-adds that this machine was measured to do at most, counted as in a direct
+    /// convolution: bf16 and Winograd can exceed it.
     share_of_peak: Option<f64>,
 }
 
@@ -88,7 +89,8 @@ impl LayerTimes {
         let backward = total(|l| l.backward.map_or(0.0, |b| b.milliseconds));
         let back = if both { format!(", backward {backward:.1} ms") } else { String::new() };
         format!(
-            "{}\nforward {forward:.1} ms{back}; this machine's peak: {:.0} GFLOP/s\n",
+            "{}\nforward {forward:.1} ms{back}; this machine's peak in f32: {:.0} GFLOP/s \
+             (Winograd and bf16 can exceed it)\n",
             table(&sides, &rows),
             self.peak_gflop_per_second
         )
