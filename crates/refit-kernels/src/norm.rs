@@ -10,6 +10,7 @@
 
 use crate::activation::Activation;
 use crate::conv::{Entry, Moments};
+use crate::partials::{fold_gradient, fold_moments};
 use crate::simd::{Isa, Simd, on_isa};
 use crate::threads::{Shared, parallel, with_scratch};
 use crate::walk::{Cut, Pass, load, store, walk};
@@ -53,8 +54,8 @@ fn moments_on(isa: Isa, x: &[f32], channels: usize) -> Moments {
             let (mean, squares) = part.split_at_mut(channels);
             task_moments(isa, &cut, &x[cut.values(task)], mean, squares);
         });
-        let count = |task| cut.values(task).len() / channels;
-        fold_moments(parts, channels, count)
+        let counts = (0..cut.tasks()).map(|task| cut.values(task).len() / channels);
+        fold_moments(parts, counts, channels)
     })
 }
 
@@ -77,64 +78,6 @@ fn task_moments(isa: Isa, cut: &Cut, x: &[f32], mean: &mut [f32], squares: &mut 
         unsafe { walk_squares(isa, &pass, x.len(), cut.wide) };
         cut.gather(&scratch[cut.wide..], squares);
     });
-}
-
-/// Joins means and squares around them, `[tasks][2][channels]` (Chan, Golub and LeVeque 1979).
-pub(crate) fn fold_moments(
-    parts: &[f32],
-    channels: usize,
-    count: impl Fn(usize) -> usize,
-) -> Moments {
-    let tasks = parts.len() / (2 * channels);
-    let total = (0..tasks).map(&count).sum::<usize>() as f64;
-    let mut moments = Moments { mean: vec![0.0; channels], variance: vec![0.0; channels] };
-    for first in (0..channels).step_by(FOLD) {
-        let width = FOLD.min(channels - first);
-        let part = |task: usize, row: usize| &parts[(2 * task + row) * channels + first..][..width];
-        let mut mean = [0.0f64; FOLD];
-        for task in 0..tasks {
-            let weight = count(task) as f64 / total;
-            let of_task = mean.iter_mut().zip(part(task, 0));
-            of_task.for_each(|(mean, m)| *mean += weight * f64::from(*m));
-        }
-        let mut squares = [0.0f64; FOLD];
-        for task in 0..tasks {
-            let count = count(task) as f64;
-            let of_task = part(task, 0).iter().zip(part(task, 1));
-            for ((squares, mean), (m, s)) in squares.iter_mut().zip(&mean).zip(of_task) {
-                let apart = f64::from(*m) - mean;
-                *squares += f64::from(*s) + count * apart * apart;
-            }
-        }
-        for i in 0..width {
-            moments.mean[first + i] = mean[i] as f32;
-            moments.variance[first + i] = (squares[i] / total) as f32;
-        }
-    }
-    moments
-}
-
-/// Channels folded at a time, so that their sums need no memory of their own.
-const FOLD: usize = 64;
-
-/// Joins the sums of tasks, `[tasks][2][channels]`.
-pub(crate) fn fold_sums(parts: &[f32], channels: usize) -> GradientSums {
-    let mut sums = GradientSums { sum: vec![0.0; channels], product: vec![0.0; channels] };
-    let fold = |row: usize, first: usize, into: &mut [f32]| {
-        let mut total = [0.0f64; FOLD];
-        for task in parts.chunks_exact(2 * channels) {
-            let part = &task[row * channels + first..][..into.len()];
-            total.iter_mut().zip(part).for_each(|(total, p)| *total += f64::from(*p));
-        }
-        into.iter_mut().zip(total).for_each(|(into, total)| *into = total as f32);
-    };
-    for (block, into) in sums.sum.chunks_mut(FOLD).enumerate() {
-        fold(0, block * FOLD, into);
-    }
-    for (block, into) in sums.product.chunks_mut(FOLD).enumerate() {
-        fold(1, block * FOLD, into);
-    }
-    sums
 }
 
 /// `g *= activation'(scale * x + shift)`, and its sums. What is left for the batch norm is linear
@@ -168,7 +111,7 @@ fn gradient_through_on(isa: Isa, g: &mut [f32], through: Through) -> GradientSum
             let (sum, product) = part.split_at_mut(channels);
             task_gradient(isa, &cut, g, &x[values], wide, entry.activation, sum, product);
         });
-        fold_sums(parts, channels)
+        fold_gradient(parts, channels)
     })
 }
 

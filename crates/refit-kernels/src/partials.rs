@@ -172,28 +172,50 @@ unsafe fn gradient_of<S: Simd, const N: usize, const WHOLE: bool>(
     }
 }
 
-/// Joins the moments of groups of pixels, `[groups, 2, channels]` (means and squares), by the
-/// formula of Chan, Golub and LeVeque; `counts` are the groups' pixels.
+/// Moments of groups of pixels, joined one after the other (Chan, Golub and LeVeque 1979).
+pub(crate) struct Joined {
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+    total: f64,
+}
+
+impl Joined {
+    pub(crate) fn new(channels: usize) -> Self {
+        Self { mean: vec![0.0; channels], squares: vec![0.0; channels], total: 0.0 }
+    }
+
+    /// Joins a group of `count` pixels; `group` gives a channel's mean and the sum of squares
+    /// around it.
+    pub(crate) fn join(&mut self, count: usize, group: impl Fn(usize) -> [f64; 2]) {
+        let (before, count) = (self.total, count as f64);
+        self.total += count;
+        let share = count / self.total;
+        for (c, (mean, squares)) in self.mean.iter_mut().zip(&mut self.squares).enumerate() {
+            let [group_mean, group_squares] = group(c);
+            let delta = group_mean - *mean;
+            *mean += delta * share;
+            *squares += group_squares + delta * delta * before * share;
+        }
+    }
+
+    pub(crate) fn finish(self) -> Moments {
+        let variance = self.squares.into_iter().map(|s| (s / self.total) as f32).collect();
+        Moments { mean: self.mean.into_iter().map(|m| m as f32).collect(), variance }
+    }
+}
+
+/// Joins the moments of groups, `[groups, 2, channels]` (means and squares); `counts` are the
+/// groups' pixels.
 pub(crate) fn fold_moments(
     groups: &[f32],
     counts: impl Iterator<Item = usize>,
     channels: usize,
 ) -> Moments {
-    let (mut mean, mut squares) = (vec![0.0f64; channels], vec![0.0f64; channels]);
-    let mut total = 0.0;
+    let mut joined = Joined::new(channels);
     for (group, count) in groups.chunks_exact(2 * channels).zip(counts) {
-        let count = count as f64;
-        total += count;
-        let (share, weight) = (count / total, (total - count) * count / total);
-        let (means, sums) = group.split_at(channels);
-        for (((mean, squares), m), s) in mean.iter_mut().zip(&mut squares).zip(means).zip(sums) {
-            let delta = f64::from(*m) - *mean;
-            *mean += delta * share;
-            *squares += f64::from(*s) + delta * delta * weight;
-        }
+        joined.join(count, |c| [group[c], group[channels + c]].map(f64::from));
     }
-    let variance = squares.into_iter().map(|s| (s / total) as f32).collect();
-    Moments { mean: mean.into_iter().map(|m| m as f32).collect(), variance }
+    joined.finish()
 }
 
 /// Sums of `[groups, width]` over the groups.

@@ -17,6 +17,7 @@ use self::transform::{
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry, Exit, Moments};
 use crate::norm::{GradientSums, Through};
+use crate::partials::{Joined, fold_sums};
 use crate::simd::Isa;
 use crate::threads::{Shared, parallel, with_scratch};
 use crate::tile::{Ahead, Panel, Run, Tile, TileExit, cut, panels, run_tile};
@@ -564,38 +565,27 @@ pub(crate) fn input_gradient_through(
     let schedule = Schedule::of(&plan);
     let mut sums = plan.sums(schedule);
     run(plan, schedule, (dy, None), &filter, End::Through(through), dx, Some(&mut sums));
-    let total = |row: usize| {
-        let mut total = vec![0.0f64; shape.channels];
-        for rows in sums.chunks_exact(3 * shape.channels) {
-            let row = &rows[row * shape.channels..];
-            total.iter_mut().zip(row).for_each(|(t, v)| *t += f64::from(*v));
-        }
-        total.into_iter().map(|v| v as f32).collect()
-    };
-    GradientSums { sum: total(1), product: total(2) }
+    let c = shape.channels;
+    let sums: Vec<f32> = fold_sums(&sums, 3 * c).into_iter().map(|v| v as f32).collect();
+    GradientSums { sum: sums[c..2 * c].to_vec(), product: sums[2 * c..].to_vec() }
 }
 
-/// Combines the groups' sums in their order (Chan, Golub & LeVeque 1979).
+/// Joins the groups' sums, which are taken around a pivot, in their order.
 fn fold_moments(plan: &Plan, schedule: Schedule, sums: &[f32]) -> Moments {
     let channels = plan.output.channels;
-    let (mut mean, mut squares) = (vec![0.0f64; channels], vec![0.0f64; channels]);
-    let mut before = 0.0;
+    let mut joined = Joined::new(channels);
     for (group, rows) in sums.chunks_exact(3 * channels).enumerate() {
         let first = group * schedule.group();
-        let pixels = plan.pixels(first..plan.total().min(first + schedule.group())) as f64;
-        let after = before + pixels;
-        for c in 0..channels {
+        let pixels = plan.pixels(first..plan.total().min(first + schedule.group()));
+        joined.join(pixels, |c| {
             let [pivot, sum, square] = [0, 1, 2].map(|k| f64::from(rows[k * channels + c]));
-            let off = pivot + sum / pixels - mean[c];
-            squares[c] += square - sum * sum / pixels + off * off * before * pixels / after;
-            mean[c] += off * pixels / after;
-        }
-        before = after;
+            let count = pixels as f64;
+            let squares = square - sum * sum / count;
+            // Rounding may leave less than nothing; a NaN stays.
+            [pivot + sum / count, if squares < 0.0 { 0.0 } else { squares }]
+        });
     }
-    Moments {
-        mean: mean.into_iter().map(|v| v as f32).collect(),
-        variance: squares.into_iter().map(|v| (v / before).max(0.0) as f32).collect(),
-    }
+    joined.finish()
 }
 
 #[cfg(test)]

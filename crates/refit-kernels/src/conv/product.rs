@@ -16,6 +16,7 @@ use std::ops::Range;
 use super::window::{Image, Window};
 use super::{Entry, Exit, Moments};
 use crate::norm::{GradientSums, Through};
+use crate::partials::{fold_gradient, fold_moments};
 use crate::simd::{Isa, fence};
 use crate::threads::{Shared, parallel, with_scratch};
 use crate::tile::{Ahead, Gather, Panel, Run, Tile, TileExit, TileThrough, cut, run_tile};
@@ -358,42 +359,22 @@ impl<'a> Product<'a> {
         (0..self.blocks()).map(|i| self.block(i)).map(move |b| b.images * b.rows * width)
     }
 
-    /// The columns' channels.
-    fn narrow(&self, columns: &[f64]) -> Vec<f32> {
-        let of_panel = |p: &Panel| p.offset..p.offset + p.width;
-        self.layout.panels.iter().flat_map(of_panel).map(|i| columns[i] as f32).collect()
+    /// What belongs to channels, of what belongs to columns.
+    fn narrow(&self, columns: &[f32]) -> Vec<f32> {
+        let of_panel = |p: &Panel| &columns[p.offset..p.offset + p.width];
+        self.layout.panels.iter().flat_map(of_panel).copied().collect()
     }
 
     /// The moments of all blocks, joined in their order.
     pub(super) fn moments(&self, partials: &[f32]) -> Moments {
-        let columns = self.layout.columns;
-        let (mut mean, mut squares) = (vec![0.0f64; columns], vec![0.0f64; columns]);
-        let mut seen = 0.0;
-        for (part, count) in partials.chunks_exact(2 * columns).zip(self.counts()) {
-            let count = count as f64;
-            let share = count / (seen + count);
-            let (means, all_squares) = part.split_at(columns);
-            let parts = means.iter().zip(all_squares);
-            for ((mean, squares), (m, s)) in mean.iter_mut().zip(&mut squares).zip(parts) {
-                let d = f64::from(*m) - *mean;
-                *mean += d * share;
-                *squares += f64::from(*s) + d * d * seen * share;
-            }
-            seen += count;
-        }
-        squares.iter_mut().for_each(|s| *s /= seen);
-        Moments { mean: self.narrow(&mean), variance: self.narrow(&squares) }
+        let all = fold_moments(partials, self.counts(), self.layout.columns);
+        Moments { mean: self.narrow(&all.mean), variance: self.narrow(&all.variance) }
     }
 
     /// The gradient's sums over all blocks, in their order.
     pub(super) fn sums(&self, partials: &[f32]) -> GradientSums {
-        let columns = self.layout.columns;
-        let mut sums = vec![0.0f64; 2 * columns];
-        for part in partials.chunks_exact(2 * columns) {
-            sums.iter_mut().zip(part).for_each(|(s, v)| *s += f64::from(*v));
-        }
-        let (sum, product) = sums.split_at(columns);
-        GradientSums { sum: self.narrow(sum), product: self.narrow(product) }
+        let all = fold_gradient(partials, self.layout.columns);
+        GradientSums { sum: self.narrow(&all.sum), product: self.narrow(&all.product) }
     }
 }
 
