@@ -366,3 +366,34 @@ pub(crate) fn norm_as_affine(
     let scale = scale / (stored("running_var") + epsilon).sqrt();
     (scale.clone(), shift - stored("running_mean") * scale)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::cpu::tape::tests::{everything, images, shake};
+
+    /// What other devices run: the two differ by the order of sums only.
+    #[test]
+    fn kernels_equal_the_operations_on_tensors() {
+        let device = Device::flex();
+        let mut net = Network::initialize(everything(), 3, &device);
+        shake(&mut net);
+        let wanted: Vec<NodeId> = ["fc", "d_relu", "pool", "a"]
+            .iter()
+            .map(|name| net.graph.find(name).unwrap())
+            .collect();
+        let kernels = Compiled::new(&net, vec![0], wanted.clone());
+        let tensors = Compiled::on_tensors(&net, vec![0], wanted);
+        let run = |compiled: &Compiled| compiled.run(images(3, &device).map());
+        for (kernels, tensors) in run(&kernels).into_iter().zip(run(&tensors)) {
+            assert_eq!(kernels.dims(), tensors.dims());
+            let (kernels, tensors) = (kernels.to_vec(), tensors.to_vec());
+            let top = tensors.iter().fold(0.0_f32, |top, v| top.max(v.abs()));
+            for (a, b) in kernels.iter().zip(&tensors) {
+                assert!((a - b).abs() <= 1e-5 * top, "{a}, not {b}, of {top}");
+            }
+        }
+    }
+}
