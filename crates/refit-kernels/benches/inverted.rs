@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use refit_kernels::{
-    Activation, Buffer, ConvShape, Exit, Filter, InvertedResidual, InvertedShape, Stage, convolve,
-    depthwise, measure_peak,
+    Activation, BlockStages, Buffer, ConvShape, Exit, Filter, InvertedResidual, InvertedShape,
+    Stage, convolve, depthwise, measure_peak,
 };
 
 /// Size, channels, expanded, output channels, kernel, stride, and how many follow each other.
@@ -73,12 +73,14 @@ impl Block {
             shift: Some(&shift[..layers[i].out_channels]),
             activation,
         };
-        let shape = InvertedShape { channels, depthwise: middle, out_channels };
-        let expand = (channels != expanded).then(|| stage(0, Activation::Relu6));
-        let (filter, project) = (stage(1, Activation::Relu6), stage(2, Activation::Identity));
+        let expand = (channels != expanded).then_some(up);
+        let shape = InvertedShape { expand, depthwise: middle, out_channels };
+        let expand = expand.map(|_| stage(0, Activation::Relu6));
+        let depthwise = stage(1, Activation::Relu6);
+        let stages = BlockStages { expand, depthwise, project: stage(2, Activation::Identity) };
         Self {
             shape,
-            fused: InvertedResidual::new(&shape, expand, filter, project),
+            fused: InvertedResidual::new(&shape, stages),
             dense: [0, 2].map(|i| Filter::new(&layers[i], &weights[i])),
             filter: depthwise::Filter::new(&middle, &weights[1]),
             maps: [
@@ -106,7 +108,7 @@ impl Block {
             activation,
         };
         let mut from = &*x;
-        if self.shape.channels != self.shape.depthwise.channels {
+        if self.shape.expand.is_some() {
             convolve(&self.layers[0], x, None, &self.dense[0], exit(0, Activation::Relu6, None), a);
             from = a;
         }
@@ -118,7 +120,7 @@ impl Block {
     }
 
     fn flops(&self) -> f64 {
-        let first = usize::from(self.shape.channels == self.shape.depthwise.channels);
+        let first = usize::from(self.shape.expand.is_none());
         2.0 * self.layers[first..].iter().map(|l| l.multiply_adds() as f64).sum::<f64>()
     }
 }

@@ -4,12 +4,14 @@
 //! of an `f32`. On CPUs with AMX or AVX512-BF16 two products cost less than one in `f32`.
 
 mod depthwise;
+mod inverted;
 mod pool;
 #[cfg(test)]
 mod tests;
 mod way;
 mod window;
 
+pub use inverted::InvertedResidual;
 pub use pool::{max_pool, mean_pool, round, widen};
 
 use self::way::{Block, Leaving, TILE, Way};
@@ -167,7 +169,7 @@ impl Filter {
         let weights = if shape.is_depthwise() {
             Weights::Depthwise(depthwise::lay_out(shape, weight))
         } else {
-            Weights::Dense(Dense::new(shape, weight))
+            Weights::Dense(Dense::new(shape, Layout::new(shape), weight))
         };
         let (channels, out_channels) = (shape.channels, shape.out_channels);
         Self { kernel: shape.kernel, channels, out_channels, weights }
@@ -191,8 +193,7 @@ struct Dense {
 }
 
 impl Dense {
-    fn new(shape: &ConvShape, weight: &[f32]) -> Self {
-        let layout = Layout::new(shape);
+    fn new(shape: &ConvShape, layout: Layout, weight: &[f32]) -> Self {
         let (c, o, [kh, kw]) = (shape.channels, shape.out_channels, shape.kernel);
         let steps = layout.runs(shape) * layout.run / layout.depth;
         let tiles = o.div_ceil(TILE);
@@ -218,6 +219,70 @@ impl Dense {
     fn panels(&self) -> usize {
         self.out_channels.div_ceil(2 * TILE)
     }
+
+    /// Where the values of each step lie in pixels that are read where they lie.
+    fn steps_in_place(&self) -> Vec<usize> {
+        (0..self.steps).map(|step| step * self.layout.depth).collect()
+    }
+
+    /// Computes a panel over a row of pixels, and hands the wanted ones among them to `leave`. If the
+    /// row is `exact`, no pixel beyond it is read.
+    ///
+    /// # Safety
+    /// Called within [`Way::with_tiles`] of the layout's depth; the row lies where it says, exact
+    /// ones with at least 32 pixels, the others with room up to a multiple of 32.
+    #[inline]
+    unsafe fn sweep(
+        &self,
+        way: Way,
+        panel: usize,
+        steps: &[usize],
+        row: &Row,
+        exact: bool,
+        mut leave: impl FnMut(Wanted),
+    ) {
+        let tiles = self.out_channels.div_ceil(TILE);
+        let b = self.weights[panel * 2 * TILE * self.layout.depth * self.steps..].as_ptr();
+        let mut sums = Sums([0.0; 32 * 32]);
+        for first in (0..row.count).step_by(2 * TILE) {
+            let left = row.count - first;
+            // The last block of an exact row begins earlier and repeats some pixels.
+            let start = if exact { first.min(row.count - 2 * TILE) } else { first };
+            let block = Block {
+                a: row.a.wrapping_add(start * row.stride),
+                stride: row.stride,
+                steps,
+                depth: self.layout.depth,
+                b,
+                tiles: [if left > TILE || exact { 2 } else { 1 }, panel_columns(panel, tiles)],
+                c: sums.0.as_mut_ptr(),
+            };
+            // SAFETY: by the caller's word.
+            unsafe { block.compute(way) };
+            let end = row.count.min(start + 2 * TILE);
+            let (mut line, mut column) = (start / row.period, start % row.period);
+            let mut q = start;
+            while q < end {
+                let count = row.wanted.saturating_sub(column).min(end - q);
+                if count > 0 {
+                    let pixel = row.y + line * row.wanted + column;
+                    leave(Wanted { pixel, count, sums: sums.0[(q - start) * 2 * TILE..].as_ptr() });
+                }
+                q += row.period - column;
+                (line, column) = (line + 1, 0);
+            }
+        }
+    }
+}
+
+/// Neighbouring pixels of the output whose sums are there.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    /// The first, and how many.
+    pixel: usize,
+    count: usize,
+    /// 32 a pixel.
+    sums: *const f32,
 }
 
 /// Tiles of a panel, of so many in all.
@@ -259,6 +324,7 @@ pub(crate) fn convolve_by(
             &zeros
         }
     };
+    let streams = streams(y, o);
     let y = Shared::new(y);
     match &filter.weights {
         Weights::Depthwise(taps) => {
@@ -266,9 +332,19 @@ pub(crate) fn convolve_by(
         }
         Weights::Dense(filter) => {
             assert_eq!(filter.layout, Layout::new(shape), "bf16::convolve: the filter's layout");
-            Job { way, shape, x, filter, shift, exit, y }.run();
+            Job { way, shape, x, filter, shift, exit, y, streams }.run();
         }
     }
+}
+
+/// Outputs from this length on, 8 MB, are larger than what caches keep until the next layer.
+const STREAMED: usize = 1 << 22;
+
+/// Whether an output had better not pass the caches: if it is larger than they are, each line would
+/// be fetched only to be overwritten. Needs panels on cache lines.
+fn streams(y: &[u16], channels: usize) -> bool {
+    let on_lines = y.as_ptr().addr().is_multiple_of(64) && channels.is_multiple_of(2 * TILE);
+    on_lines && y.len() >= STREAMED
 }
 
 /// Output pixels of all images.
@@ -285,6 +361,7 @@ struct Job<'a> {
     shift: &'a [f32],
     exit: Exit<'a>,
     y: Shared<u16>,
+    streams: bool,
 }
 
 /// Pixels that lie evenly spaced, of which some are wanted: `wanted` of every `period`.
@@ -329,8 +406,8 @@ impl Job<'_> {
         // Every task gets at least one whole block.
         let tasks = (pixels / TASK).max(1);
         let parts = self.panel_parts(tasks);
-        let Layout { channels, depth, .. } = self.filter.layout;
-        let steps: Vec<usize> = (0..self.filter.steps).map(|s| s * depth).collect();
+        let channels = self.filter.layout.channels;
+        let steps = self.filter.steps_in_place();
         parallel(tasks * parts, |task| {
             let (part, task) = (task % parts, task / parts);
             let (first, end) = (task * pixels / tasks, (task + 1) * pixels / tasks);
@@ -391,76 +468,34 @@ impl Job<'_> {
     /// # Safety
     /// Rows lie where they say, if not `exact` with room up to a multiple of 32 pixels.
     unsafe fn panels(&self, part: usize, parts: usize, steps: &[usize], rows: &[Row], exact: bool) {
-        let panels = self.filter.panels();
-        let tiles = self.filter.out_channels.div_ceil(TILE);
-        let depth = self.filter.layout.depth;
-        let panel_len = 2 * TILE * depth * self.filter.steps;
-        let mut sums = Sums([0.0; 32 * 32]);
-        self.way.with_tiles(depth, || {
+        let (panels, o) = (self.filter.panels(), self.filter.out_channels);
+        let (low, high) = self.exit.activation.bounds();
+        self.way.with_tiles(self.filter.layout.depth, || {
             for panel in part * panels / parts..(part + 1) * panels / parts {
-                let b = self.filter.weights[panel * panel_len..].as_ptr();
+                let channel = panel * 2 * TILE;
+                let leave = |wanted: Wanted| {
+                    let at = wanted.pixel * o + channel;
+                    let leaving = Leaving {
+                        c: wanted.sums,
+                        pixels: wanted.count,
+                        n: (o - channel).min(2 * TILE),
+                        shift: self.shift[channel..].as_ptr(),
+                        residual: self.exit.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
+                        low,
+                        high,
+                        y: self.y.ptr().wrapping_add(at),
+                        stride: o,
+                        streams: self.streams,
+                    };
+                    // SAFETY: the row's output lies in `y` and belongs to this task.
+                    unsafe { leaving.write(self.way) };
+                };
                 for row in rows {
-                    let mut first = 0;
-                    while first < row.count {
-                        let left = row.count - first;
-                        // The last block of exact rows begins earlier and repeats some pixels.
-                        let start = if exact { first.min(row.count - 32) } else { first };
-                        let block = Block {
-                            a: row.a.wrapping_add(start * row.stride),
-                            stride: row.stride,
-                            steps,
-                            depth,
-                            b,
-                            tiles: [
-                                if left > TILE || exact { 2 } else { 1 },
-                                panel_columns(panel, tiles),
-                            ],
-                            c: sums.0.as_mut_ptr(),
-                        };
-                        // SAFETY: by the caller's word.
-                        unsafe {
-                            block.compute(self.way);
-                            self.leave(row, start, row.count.min(start + 32), panel, &sums);
-                        }
-                        first += 32;
-                    }
+                    // SAFETY: by the caller's word.
+                    unsafe { self.filter.sweep(self.way, panel, steps, row, exact, leave) };
                 }
             }
         });
-    }
-
-    /// Writes the wanted pixels among those from `start` to `end` of a row.
-    ///
-    /// # Safety
-    /// The row's output lies in `y` and belongs to this task.
-    unsafe fn leave(&self, row: &Row, start: usize, end: usize, panel: usize, sums: &Sums) {
-        let o = self.filter.out_channels;
-        let channel = panel * 2 * TILE;
-        let n = (o - channel).min(2 * TILE);
-        let (low, high) = self.exit.activation.bounds();
-        let (mut line, mut column) = (start / row.period, start % row.period);
-        let mut q = start;
-        while q < end {
-            let pixels = row.wanted.saturating_sub(column).min(end - q);
-            if pixels > 0 {
-                let at = (row.y + line * row.wanted + column) * o + channel;
-                let leaving = Leaving {
-                    c: sums.0[(q - start) * 2 * TILE..].as_ptr(),
-                    pixels,
-                    n,
-                    shift: self.shift[channel..].as_ptr(),
-                    residual: self.exit.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
-                    low,
-                    high,
-                    y: self.y.ptr().wrapping_add(at),
-                    stride: o,
-                };
-                // SAFETY: by the caller's word.
-                unsafe { leaving.write(self.way) };
-            }
-            q += row.period - column;
-            (line, column) = (line + 1, 0);
-        }
     }
 }
 

@@ -16,6 +16,9 @@ const MAPPED: usize = 1 << 20;
 /// The most bytes that a slice may have, and a huge page less.
 const MOST: usize = isize::MAX as usize - HUGE_PAGE;
 
+/// Bytes that may be kept in any case: a small network's maps of all sizes, not only its peak.
+const FLOOR: usize = 256 << 20;
+
 /// The size of a huge page on x86-64 and aarch64.
 const HUGE_PAGE: usize = 1 << 21;
 
@@ -44,9 +47,7 @@ impl Buffer {
     /// All zeros.
     pub fn zeros(len: usize) -> Self {
         let mut buffer = Self::stale(len);
-        if matches!(buffer.memory, Memory::Mapped(_)) {
-            buffer.fill(0.0);
-        }
+        buffer.fill(0.0);
         buffer
     }
 
@@ -55,7 +56,9 @@ impl Buffer {
         let bytes = len.checked_mul(size_of::<f32>()).filter(|b| *b <= MOST);
         let bytes = bytes.unwrap_or_else(|| panic!("a map of {len} values"));
         let memory = if bytes < MAPPED {
-            Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)])
+            let lines = len.div_ceil(16);
+            let kept = SMALL.lock().unwrap_or_else(PoisonError::into_inner).take(lines);
+            Memory::Lines(kept.unwrap_or_else(|| vec![Line([0.0; 16]); lines]))
         } else {
             Memory::Mapped(POOL.lock().unwrap_or_else(PoisonError::into_inner).take(bytes))
         };
@@ -96,23 +99,62 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Memory::Mapped(_) = self.memory
-            && let Memory::Mapped(map) =
-                std::mem::replace(&mut self.memory, Memory::Lines(Vec::new()))
-        {
-            POOL.lock().unwrap_or_else(PoisonError::into_inner).give(map);
+        match std::mem::replace(&mut self.memory, Memory::Lines(Vec::new())) {
+            Memory::Mapped(map) => POOL.lock().unwrap_or_else(PoisonError::into_inner).give(map),
+            Memory::Lines(lines) => {
+                SMALL.lock().unwrap_or_else(PoisonError::into_inner).give(lines);
+            }
         }
     }
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { free: VecDeque::new(), kept: 0, used: 0, most: 0 });
+/// Lines, 64 bytes each, from which on memory is kept rather than given back to the allocator, and
+/// how many of them are kept: what a network takes for a single image.
+const KEPT: std::ops::Range<usize> = 64..(16 << 20) / 64;
+
+static SMALL: Mutex<Small> = Mutex::new(Small { free: VecDeque::new(), kept: 0 });
+
+/// Free memory below [`MAPPED`], the longest unused first: what is new would have to be cleared.
+struct Small {
+    free: VecDeque<Vec<Line>>,
+    /// Lines in `free`.
+    kept: usize,
+}
+
+impl Small {
+    /// The best fit for so many lines.
+    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+        let fits = |free: &Vec<Line>| free.len() >= lines && free.len() <= lines + lines / 2;
+        let fitting = (0..self.free.len()).filter(|&i| fits(&self.free[i]));
+        let best = fitting.min_by_key(|&i| self.free[i].len())?;
+        let taken = self.free.remove(best)?;
+        self.kept -= taken.len();
+        Some(taken)
+    }
+
+    fn give(&mut self, lines: Vec<Line>) {
+        if lines.len() < KEPT.start {
+            return;
+        }
+        self.kept += lines.len();
+        self.free.push_back(lines);
+        while self.kept > KEPT.end
+            && let Some(oldest) = self.free.pop_front()
+        {
+            self.kept -= oldest.len();
+        }
+    }
+}
+
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { free: VecDeque::new(), kept: 0, used: 0, most: FLOOR });
 
 /// Free maps, the longest unused first.
 struct Pool {
     free: VecDeque<MmapMut>,
     /// Bytes in `free`.
     kept: usize,
-    /// Bytes in use, and the most that ever were.
+    /// Bytes in use, and the most that ever were, if not less than [`FLOOR`].
     used: usize,
     most: usize,
 }
@@ -181,6 +223,21 @@ mod tests {
         }
         // What was left by another is not seen.
         assert!(Buffer::zeros(HUGE_PAGE + 3).iter().all(|v| *v == 0.0));
+    }
+
+    #[test]
+    fn little_memory_is_kept_too_up_to_a_limit() {
+        let mut small = Small { free: VecDeque::new(), kept: 0 };
+        let lines = |n| vec![Line([1.0; 16]); n];
+        small.give(lines(KEPT.start - 1));
+        assert!(small.take(KEPT.start - 1).is_none());
+        small.give(lines(1000));
+        small.give(lines(1200));
+        assert_eq!(small.take(990).map(|l| l.len()), Some(1000));
+        assert!(small.take(500).is_none(), "more than half as much again");
+        (0..100).for_each(|_| small.give(lines(MAPPED / 64 - 1)));
+        assert!(small.kept <= KEPT.end && small.kept > KEPT.end / 2);
+        assert_eq!(small.kept, small.free.iter().map(Vec::len).sum::<usize>());
     }
 
     #[test]

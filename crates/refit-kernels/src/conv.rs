@@ -89,6 +89,14 @@ impl ConvShape {
     pub fn is_depthwise(&self) -> bool {
         self.groups == self.channels && self.groups == self.out_channels && self.groups > 1
     }
+
+    /// Whether each output pixel is made of the one input pixel at its place.
+    pub fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1]
+            && self.stride == [1, 1]
+            && self.padding == [(0, 0); 2]
+            && self.groups == 1
+    }
 }
 
 /// What happens to the input as it is read: `activation(scale[c] * x + shift[c])`, in other words a

@@ -1,28 +1,34 @@
 //! The inverted residual block (Sandler et al. 2018, <https://arxiv.org/abs/1801.04381>) in one
-//! pass: a 1x1 convolution expands the channels, a depthwise one filters them, a 1x1 one projects
-//! them back, and the expanded map, six times the size of the others, is never stored.
+//! pass: a convolution expands the channels, a depthwise one filters them, a 1x1 one projects them
+//! back, and the expanded map, six times the size of the others, is never stored.
 //!
 //! A task takes some output rows of an image. Round by round, it expands the input rows that the
 //! next output rows need, a panel of channels at a time, into rows that hold their own padding;
-//! filters them while they are in the cache; and when all panels are there, projects. Every value is
-//! summed in the order of the separate kernels, so that the result is theirs bit for bit.
+//! filters them while they are in the cache; and when all panels are there, projects ([`plan`]).
+//! Every value is summed in the order of the separate kernels, so that the result is theirs bit for
+//! bit.
+//!
+//! The expansion is 1x1 in most blocks; a network's first convolution, which expands colours, may
+//! take its place.
+
+pub(crate) mod plan;
 
 use std::ops::Range;
 
+use self::plan::{KEPT, Maps, Plan, Stages};
 use crate::activation::Activation;
 use crate::buffer::Buffer;
 use crate::conv::ConvShape;
-use crate::depthwise::{Correlation, Row, RowKernel};
+use crate::depthwise::{Row, RowKernel};
 use crate::simd::Isa;
-use crate::threads::{Shared, parallel, with_scratch};
 use crate::tile::{Ahead, Packed, Panel, Run, Tile, TileExit, cut, panels, run_tile};
 
 /// An inverted residual block over a batch of a given size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvertedShape {
-    /// Channels of the block's input.
-    pub channels: usize,
-    /// The depthwise convolution, over the expanded map; its batch and size are the block's.
+    /// The convolution that expands, without groups; without one, the input is filtered as it is.
+    pub expand: Option<ConvShape>,
+    /// The depthwise convolution, over the expanded map.
     pub depthwise: ConvShape,
     /// Channels of the block's output.
     pub out_channels: usize,
@@ -31,13 +37,39 @@ pub struct InvertedShape {
 impl InvertedShape {
     /// Values of the input.
     pub fn input_len(&self) -> usize {
-        self.depthwise.batch * self.depthwise.height * self.depthwise.width * self.channels
+        self.expand.unwrap_or(self.depthwise).input_len()
     }
 
     /// Values of the output.
     pub fn output_len(&self) -> usize {
         let [height, width] = self.depthwise.out_size();
         self.depthwise.batch * height * width * self.out_channels
+    }
+
+    /// Whether a block is faster in one than layer by layer: if the rows that an output row needs
+    /// stay in the second-level cache, and the map is large. It gains most at 112x112 and 56x56 (2
+    /// to 3 times), a tenth at 14x14; at 7x7, weights are what counts, and layers are as fast. The
+    /// batch doesn't matter.
+    pub fn pays(&self) -> bool {
+        let d = &self.depthwise;
+        let rows = (d.kernel[0] - 1) * d.dilation[0] + 2;
+        let kept = rows * d.width * d.channels * size_of::<f32>() <= 2 * KEPT;
+        kept && d.height * d.width >= 100
+    }
+
+    /// # Panics
+    /// If the convolutions don't fit each other.
+    pub(crate) fn check(&self, name: &str) {
+        let d = &self.depthwise;
+        assert!(
+            [d.groups, d.out_channels] == [d.channels; 2],
+            "{name}: a convolution that is not depthwise"
+        );
+        if let Some(e) = &self.expand {
+            let out = (e.batch, e.out_size(), e.out_channels, e.groups);
+            let fits = out == (d.batch, [d.height, d.width], d.channels, 1);
+            assert!(fits, "{name}: an expansion that does not fit");
+        }
     }
 }
 
@@ -52,6 +84,37 @@ pub struct Stage<'a> {
     pub activation: Activation,
 }
 
+/// The weights of a block, `expand` if its shape has an expansion.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockStages<'a> {
+    /// Expands the channels.
+    pub expand: Option<Stage<'a>>,
+    /// Filters each of them.
+    pub depthwise: Stage<'a>,
+    /// Projects them.
+    pub project: Stage<'a>,
+}
+
+impl BlockStages<'_> {
+    /// # Panics
+    /// If a slice is not as long as the shape says.
+    pub(crate) fn check(&self, name: &str, shape: &InvertedShape) {
+        shape.check(name);
+        assert!(self.expand.is_some() == shape.expand.is_some(), "{name}: the expansion's weights");
+        let d = &shape.depthwise;
+        let check = |stage: &Stage, weights: usize, channels: usize| {
+            assert_eq!(stage.weight.len(), weights, "{name}: length of a weight");
+            let fits = stage.shift.is_none_or(|s| s.len() == channels);
+            assert!(fits, "{name}: length of a shift");
+        };
+        if let (Some(stage), Some(expand)) = (&self.expand, &shape.expand) {
+            check(stage, expand.weight_len(), d.channels);
+        }
+        check(&self.depthwise, d.weight_len(), d.channels);
+        check(&self.project, d.channels * shape.out_channels, shape.out_channels);
+    }
+}
+
 /// What happens behind a stage.
 #[derive(Debug)]
 struct Finish {
@@ -60,8 +123,7 @@ struct Finish {
 }
 
 impl Finish {
-    fn new(name: &str, stage: &Stage, channels: usize) -> Self {
-        assert!(stage.shift.is_none_or(|s| s.len() == channels), "{name}: length of a shift");
+    fn new(stage: &Stage) -> Self {
         Self { shift: stage.shift.map(Buffer::from_slice), activation: stage.activation }
     }
 
@@ -76,6 +138,8 @@ impl Finish {
 #[derive(Debug)]
 pub struct InvertedResidual {
     isa: Isa,
+    /// Kernel and channels of the expansion, of the depthwise convolution, and of the projection.
+    sizes: Sizes,
     /// Weights of the expansion; without one, the input is filtered as it is.
     expand: Option<(Packed, Finish)>,
     /// Panels of the expanded channels.
@@ -86,63 +150,61 @@ pub struct InvertedResidual {
     project: (Packed, Finish),
 }
 
+/// What a shape must have in common with the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    expand: Option<(usize, [usize; 2])>,
+    depthwise: (usize, [usize; 2]),
+    project: usize,
+}
+
+impl Sizes {
+    pub(crate) fn of(shape: &InvertedShape) -> Self {
+        let of = |c: &ConvShape| (c.channels, c.kernel);
+        Self {
+            expand: shape.expand.as_ref().map(of),
+            depthwise: of(&shape.depthwise),
+            project: shape.out_channels,
+        }
+    }
+}
+
 impl InvertedResidual {
     /// Packs the weights of a block; the batch and the size of the maps don't matter.
     ///
     /// # Panics
     /// If a slice is not as long as the shape says, the convolution in the middle is not depthwise,
-    /// or channels are expanded without an expansion.
-    pub fn new(
-        shape: &InvertedShape,
-        expand: Option<Stage>,
-        depthwise: Stage,
-        project: Stage,
-    ) -> Self {
-        Self::on(Isa::widest(), shape, expand, depthwise, project)
+    /// or the expansion has groups or does not fit it.
+    pub fn new(shape: &InvertedShape, stages: BlockStages) -> Self {
+        Self::on(Isa::widest(), shape, stages)
     }
 
-    fn on(
-        isa: Isa,
-        shape: &InvertedShape,
-        expand: Option<Stage>,
-        depthwise: Stage,
-        project: Stage,
-    ) -> Self {
-        const NAME: &str = "InvertedResidual";
+    fn on(isa: Isa, shape: &InvertedShape, stages: BlockStages) -> Self {
+        stages.check("InvertedResidual", shape);
         let expanded = shape.depthwise.channels;
-        let middle = [shape.depthwise.groups, shape.depthwise.out_channels];
-        assert_eq!(middle, [expanded; 2], "{NAME}: a convolution that is not depthwise");
-        assert!(expand.is_some() || shape.channels == expanded, "{NAME}: no expansion");
-        assert_eq!(depthwise.weight.len(), shape.depthwise.weight_len(), "{NAME}: filter");
-        let dense = |stage: Stage, depth: usize, channels: usize| {
-            assert_eq!(stage.weight.len(), depth * channels, "{NAME}: length of a weight");
-            let weight = |k, n| stage.weight[n * depth + k];
-            (Packed::new(isa, depth, channels, weight), Finish::new(NAME, &stage, channels))
+        let dense = |stage: &Stage, [channels, taps, out_channels]: [usize; 3]| {
+            let weight = |k: usize, n: usize| {
+                stage.weight[(n * channels + k % channels) * taps + k / channels]
+            };
+            (Packed::new(isa, channels * taps, out_channels, weight), Finish::new(stage))
         };
-        let expand = expand.map(|stage| dense(stage, shape.channels, expanded));
+        let expand = stages
+            .expand
+            .zip(shape.expand)
+            .map(|(stage, e)| dense(&stage, [e.channels, e.kernel[0] * e.kernel[1], expanded]));
         let panels = match &expand {
             Some((packed, _)) => packed.panels.clone(),
             None => panels(isa, expanded, 0).0,
         };
         Self {
             isa,
+            sizes: Sizes::of(shape),
             expand,
-            taps: lay_out(depthwise.weight, &panels, expanded),
+            taps: lay_out(stages.depthwise.weight, &panels, expanded),
             panels,
-            filter: Finish::new(NAME, &depthwise, expanded),
-            project: dense(project, expanded, shape.out_channels),
+            filter: Finish::new(&stages.depthwise),
+            project: dense(&stages.project, [expanded, 1, shape.out_channels]),
         }
-    }
-
-    /// Whether a block is faster in one than layer by layer: if the rows that an output row needs
-    /// stay in the second-level cache, and the map is large. It gains most at 112x112 and 56x56 (2
-    /// to 3 times), a tenth at 14x14; at 7x7, weights are what counts, and layers are as fast. The
-    /// batch doesn't matter.
-    pub fn pays(shape: &InvertedShape) -> bool {
-        let d = &shape.depthwise;
-        let rows = (d.kernel[0] - 1) * d.dilation[0] + 2;
-        let kept = rows * d.width * d.channels * size_of::<f32>() <= 2 * KEPT;
-        kept && d.height * d.width >= 100
     }
 
     /// `y = project(filter(expand(x))) + residual`.
@@ -151,36 +213,20 @@ impl InvertedResidual {
     /// If a slice's length does not fit `shape`, or `shape` has other channels or another kernel
     /// than the weights.
     pub fn run(&self, shape: &InvertedShape, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
-        let plan = Plan::new(self, shape);
-        self.run_plan(&plan, x, residual, y);
-    }
-
-    fn run_plan(&self, plan: &Plan, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
-        let shape = plan.shape;
-        assert_eq!(x.len(), shape.input_len(), "InvertedResidual: length of `x`");
-        assert_eq!(y.len(), shape.output_len(), "InvertedResidual: length of `y`");
-        let fits = residual.is_none_or(|r| r.len() == y.len());
-        assert!(fits, "InvertedResidual: length of `residual`");
-        let (image_len, out_len) = match shape.depthwise.batch {
-            0 => return,
-            batch => (x.len() / batch, y.len() / batch),
-        };
-        let y = Shared::new(y);
-        let maps = |image: usize| Maps {
-            x: &x[image * image_len..][..image_len],
-            residual: residual.map_or(std::ptr::null(), |r| r[image * out_len..].as_ptr()),
-            // SAFETY: an image of `y`.
-            y: unsafe { y.ptr().add(image * out_len) },
-        };
-        match plan.by {
-            By::Rows => plan.run_by_rows(maps),
-            By::Channels => plan.run_by_channels(maps),
-        }
+        shape.check("InvertedResidual");
+        assert_eq!(self.sizes, Sizes::of(shape), "InvertedResidual: channels or kernel");
+        let stride = self.panels.iter().map(|p| p.width).max().unwrap_or(0);
+        let plan = Plan::new(shape, self.panels.len(), stride);
+        let filtered = plan.rows * plan.out_size[1] * stride;
+        let run = |(i, p): (usize, &Panel)| Run { offset: i * filtered, len: p.width };
+        let runs = self.panels.iter().enumerate().map(run).collect();
+        let window = shape.expand.as_ref().filter(|e| !e.is_pointwise()).map(Window::new);
+        plan.run(&Full { block: self, filtered, runs, window }, x, residual, y);
     }
 }
 
 /// `[c, taps]` to `[taps, width]` for each panel.
-fn lay_out(weight: &[f32], panels: &[Panel], channels: usize) -> Buffer {
+pub(crate) fn lay_out(weight: &[f32], panels: &[Panel], channels: usize) -> Buffer {
     let count = weight.len() / channels;
     let mut taps = Buffer::stale(weight.len());
     for panel in panels {
@@ -194,315 +240,190 @@ fn lay_out(weight: &[f32], panels: &[Panel], channels: usize) -> Buffer {
     taps
 }
 
-/// An image of each map.
-#[derive(Clone, Copy)]
-struct Maps<'a> {
-    x: &'a [f32],
-    /// Null if there is none.
-    residual: *const f32,
-    y: *mut f32,
-}
-
-/// Bytes of expanded rows and filtered ones that a task keeps; they share the second-level cache
-/// with the weights.
-const KEPT: usize = 512 << 10;
-
-/// What a block's tasks divide among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// Output rows: all of a task stays in its own cache, but rows at the seams are expanded twice.
-    Rows,
-    /// Expanded channels, and then, when all are filtered, output channels: for few images of few
-    /// pixels, whose many weights are then read once.
-    Channels,
-}
-
-/// How a block runs over maps of one size.
-///
-/// Expanded rows lie in a ring of `slots` rows for each panel, or, when a task is done in a single
-/// round, in one ring for all of them.
+/// Padded copies of the input rows that an expansion with a kernel reads.
 #[derive(Debug)]
-struct Plan<'a> {
-    by: By,
-    block: &'a InvertedResidual,
-    shape: &'a InvertedShape,
-    kernel: Correlation,
-    out_size: [usize; 2],
-    /// Output rows of a task, and of a round.
-    strip: usize,
-    rows: usize,
-    /// Distance between the pixels of a panel.
-    stride: usize,
-    /// Values of an expanded row of a panel, padding included.
+struct Window<'a> {
+    shape: &'a ConvShape,
+    /// Values of a row.
     row: usize,
-    slots: usize,
-    /// Values between the rings of two panels, and between their filtered rows.
-    ring: usize,
-    filtered: usize,
-    /// Where a filtered pixel's channels lie.
+    /// Where a pixel's values lie, from its first on.
     runs: Vec<Run>,
 }
 
-impl<'a> Plan<'a> {
-    fn new(block: &'a InvertedResidual, shape: &'a InvertedShape) -> Self {
-        let d = &shape.depthwise;
-        let out_size = d.out_size();
-        assert_eq!(block.taps.len(), d.weight_len(), "InvertedResidual: channels or kernel");
-        let in_channels = block.expand.as_ref().map_or(d.channels, |(packed, _)| packed.depth);
-        assert_eq!(in_channels, shape.channels, "InvertedResidual: channels");
-        let lead = d.padding.map(|(before, _)| before as isize);
-        let kernel = Correlation::new(out_size[1], d.kernel, d.stride, d.dilation, lead);
-        let stride = block.panels.iter().map(|p| p.width).max().unwrap_or(0);
-        let width = kernel.ring().width.max(d.padding[1].0 + d.width);
-        let (by, strip) = division(shape);
-        let row = width * stride;
-        let slots = |rows: usize| (rows - 1) * d.stride[0] + kernel.ring().slots;
-        let rows = match by {
-            By::Rows => round_rows(strip, block.panels.len(), row, out_size[1] * stride, slots),
-            By::Channels => strip,
-        };
-        let slots = slots(rows);
-        let ring = if rows == strip { 0 } else { slots * row };
-        let filtered = rows * out_size[1] * stride;
-        let run = |(i, p): (usize, &Panel)| Run { offset: i * filtered, len: p.width };
-        let runs = block.panels.iter().enumerate().map(run).collect();
-        Self {
-            by,
-            block,
-            shape,
-            kernel,
-            out_size,
-            strip,
-            rows,
-            stride,
-            row,
-            slots,
-            ring,
-            filtered,
-            runs,
-        }
+impl<'a> Window<'a> {
+    fn new(shape: &'a ConvShape) -> Self {
+        let (c, [kh, kw], [dy, dx]) = (shape.channels, shape.kernel, shape.dilation);
+        let reach = (shape.out_size()[1] - 1) * shape.stride[1] + (kw - 1) * dx + 1;
+        let row = reach.max(shape.padding[1].0 + shape.width) * c;
+        let runs = (0..kh)
+            .flat_map(|ky| (0..kw).map(move |kx| ky * dy * row + kx * dx * c))
+            .map(|offset| Run { offset, len: c })
+            .collect();
+        let merged = (0..kh).map(|ky| Run { offset: ky * dy * row, len: kw * c }).collect();
+        Self { shape, row, runs: if dx == 1 { merged } else { runs } }
     }
 
-    /// Strips of rows of all images, from input to output.
-    fn run_by_rows<'m>(&self, maps: impl Fn(usize) -> Maps<'m> + Sync) {
-        let height = self.out_size[0];
-        let strips = height.div_ceil(self.strip);
-        parallel(self.shape.depthwise.batch * strips, |task| {
-            let first = task % strips * self.strip;
-            let rows = first..(first + self.strip).min(height);
-            // SAFETY: no other task writes these rows of this image.
-            unsafe { self.task(maps(task / strips), rows) };
-        });
+    /// Input rows for so many expanded ones.
+    fn rows(&self, expanded: usize) -> usize {
+        let reach = (self.shape.kernel[0] - 1) * self.shape.dilation[0] + 1;
+        expanded.saturating_sub(1) * self.shape.stride[0] + reach
     }
 
-    /// Panels of expanded channels of all images, then pixels and panels of the output.
-    fn run_by_channels<'m>(&self, maps: impl Fn(usize) -> Maps<'m> + Sync) {
-        let (batch, panels) = (self.shape.depthwise.batch, &self.block.panels);
-        let out_panels = &self.block.project.0.panels;
-        let rows = 0..self.out_size[0];
-        let pixels = rows.len() * self.out_size[1];
-        with_scratch(batch * panels.len() * self.filtered, |memory| {
-            let filtered = Shared::new(memory);
-            parallel(batch * panels.len(), |task| {
-                // Panel by panel, so that its weights serve all images while they are in the cache.
-                let (i, image) = (task / batch, task % batch);
-                let at = (image * panels.len() + i) * self.filtered;
-                // SAFETY: each task has its own panel of filtered pixels; `maps` are whole images.
-                unsafe {
-                    let filtered = filtered.part(at, self.filtered);
-                    self.task_of_panel(&panels[i], maps(image).x, filtered);
+    /// Copies what the expanded rows `rows` of an image need.
+    fn fill(&self, x: &[f32], rows: Range<usize>, to: &mut [f32]) {
+        let shape = self.shape;
+        let len = shape.width * shape.channels;
+        let before = shape.padding[1].0 * shape.channels;
+        let first = rows.start * shape.stride[0];
+        let lines = to.chunks_exact_mut(self.row).take(self.rows(rows.len()));
+        for (line, to) in lines.enumerate() {
+            let y = (first + line).checked_sub(shape.padding[0].0);
+            match y.filter(|y| *y < shape.height) {
+                Some(y) => {
+                    to[..before].fill(0.0);
+                    to[before..][..len].copy_from_slice(&x[y * len..][..len]);
+                    to[before + len..].fill(0.0);
                 }
-            });
-            let blocks = pixels.div_ceil(PIXELS);
-            parallel(batch * out_panels.len() * blocks, |task| {
-                let (image, task) =
-                    (task / (out_panels.len() * blocks), task % (out_panels.len() * blocks));
-                let (panel, first) = (&out_panels[task / blocks], task % blocks * PIXELS);
-                let filtered = &memory[image * panels.len() * self.filtered..];
-                let pixels = first..(first + PIXELS).min(pixels);
-                // SAFETY: no other task writes these channels of these pixels.
-                unsafe { self.project(panel, filtered, pixels, 0, maps(image)) };
-            });
-        });
-    }
-
-    /// Expands and filters a panel's channels of a whole image.
-    ///
-    /// # Safety
-    /// `x` is an image.
-    unsafe fn task_of_panel(&self, panel: &Panel, x: &[f32], filtered: &mut [f32]) {
-        let rows = 0..self.out_size[0];
-        let needed = self.needs(0).start..self.needs(rows.end - 1).end;
-        with_scratch(self.slots * self.row, |ring| {
-            self.clear_padding(ring);
-            let mut inputs = Vec::with_capacity(self.shape.depthwise.kernel[0]);
-            // SAFETY: by the caller's word; the ring has room for all rows.
-            unsafe {
-                self.expand(panel, x, needed, ring);
-                self.filter(panel, ring, rows, filtered, &mut inputs);
-            }
-        });
-    }
-
-    /// Makes output rows `rows` of an image.
-    ///
-    /// # Safety
-    /// `maps` are whole images, and no one else touches these rows of `y`.
-    unsafe fn task(&self, maps: Maps, rows: Range<usize>) {
-        let panels = self.block.panels.len();
-        let rings = if self.ring == 0 { self.slots * self.row } else { panels * self.ring };
-        with_scratch(rings + panels * self.filtered, |memory| {
-            let (rings, filtered) = memory.split_at_mut(rings);
-            self.clear_padding(rings);
-            let mut inputs = Vec::with_capacity(self.shape.depthwise.kernel[0]);
-            let mut next = self.needs(rows.start).start;
-            for first in rows.clone().step_by(self.rows) {
-                let round = first..(first + self.rows).min(rows.end);
-                let fresh = next..self.needs(round.end - 1).end.max(next);
-                next = fresh.end;
-                for (i, panel) in self.block.panels.iter().enumerate() {
-                    let ring = &mut rings[i * self.ring..];
-                    let filtered = &mut filtered[i * self.filtered..];
-                    // SAFETY: `maps.x` is a whole image; a panel's ring and filtered rows have
-                    // room for a round.
-                    unsafe {
-                        self.expand(panel, maps.x, fresh.clone(), ring);
-                        self.filter(panel, ring, round.clone(), filtered, &mut inputs);
-                    }
-                }
-                let pixels = 0..round.len() * self.out_size[1];
-                for panel in &self.block.project.0.panels {
-                    let begin = round.start * self.out_size[1];
-                    // SAFETY: the rows are this task's.
-                    unsafe { self.project(panel, filtered, pixels.clone(), begin, maps) };
-                }
-            }
-        });
-    }
-
-    /// The input rows that output row `y` needs.
-    fn needs(&self, y: usize) -> Range<usize> {
-        let (first, end) = self.kernel.needs(y);
-        let height = self.shape.depthwise.height as isize;
-        let first = first.clamp(0, height);
-        first as usize..end.clamp(first, height) as usize
-    }
-
-    fn clear_padding(&self, rings: &mut [f32]) {
-        let d = &self.shape.depthwise;
-        let (left, right) = (d.padding[1].0, d.padding[1].0 + d.width);
-        for row in rings.chunks_exact_mut(self.row) {
-            row[..left * self.stride].fill(0.0);
-            row[right * self.stride..].fill(0.0);
-        }
-    }
-
-    /// Where row `y`'s first pixel lies in a ring, behind its padding.
-    fn slot(&self, y: usize) -> usize {
-        y % self.slots * self.row + self.shape.depthwise.padding[1].0 * self.stride
-    }
-
-    /// Expands rows of `x` for a panel of channels.
-    ///
-    /// # Safety
-    /// `x` is an image, and has these rows.
-    unsafe fn expand(&self, panel: &Panel, x: &[f32], rows: Range<usize>, ring: &mut [f32]) {
-        let (width, channels) = (self.shape.depthwise.width, self.shape.channels);
-        let Some((packed, finish)) = &self.block.expand else {
-            return self.copy(panel, x, rows, ring);
-        };
-        let isa = self.block.isa;
-        let runs = [Run { offset: 0, len: channels }];
-        let exit = finish.exit(panel.start, std::ptr::null());
-        for y in rows {
-            let (from, to) = (&x[y * width * channels..], &mut ring[self.slot(y)..]);
-            for (column, pixels) in cut(width, isa.tile_rows(panel.vectors)) {
-                let tile = Tile {
-                    a: from[column * channels..].as_ptr(),
-                    a_stride: channels,
-                    runs: &runs,
-                    b: packed.weights[panel.offset..].as_ptr(),
-                    c: to[column * self.stride..].as_mut_ptr(),
-                    c_stride: self.stride,
-                    n: panel.width,
-                    goes_on: false,
-                    exit,
-                    ahead: Ahead::NOTHING,
-                };
-                // SAFETY: `isa` is this CPU's; the pixels lie in row `y` of `x` and of the ring.
-                unsafe { run_tile(isa, pixels, panel.vectors, &tile) };
+                None => to.fill(0.0),
             }
         }
     }
+}
 
+/// A block in `f32`. Filtered pixels lie panel by panel, each `[pixels, stride]`.
+struct Full<'a> {
+    block: &'a InvertedResidual,
+    /// Values of a panel's filtered pixels.
+    filtered: usize,
+    /// Where a filtered pixel's channels lie.
+    runs: Vec<Run>,
+    /// For an expansion that is not 1x1.
+    window: Option<Window<'a>>,
+}
+
+impl Full<'_> {
     /// Copies rows of `x`: a block without an expansion.
-    fn copy(&self, panel: &Panel, x: &[f32], rows: Range<usize>, ring: &mut [f32]) {
-        let (width, channels) = (self.shape.depthwise.width, self.shape.channels);
+    fn copy(&self, plan: &Plan, panel: &Panel, x: &[f32], rows: Range<usize>, ring: &mut [f32]) {
+        let (width, channels) = (plan.shape.depthwise.width, plan.shape.depthwise.channels);
         for y in rows {
             let from = x[y * width * channels..].chunks_exact(channels);
-            let to = ring[self.slot(y)..].chunks_exact_mut(self.stride);
+            let to = ring[plan.slot(y)..].chunks_exact_mut(plan.stride);
             for (from, to) in from.zip(to).take(width) {
                 to[..panel.width].copy_from_slice(&from[panel.start..][..panel.width]);
             }
         }
     }
+}
 
-    /// Filters a panel's channels: output rows from a ring.
-    ///
-    /// # Safety
-    /// The ring has the rows that these need.
-    unsafe fn filter(
-        &self,
-        panel: &Panel,
-        ring: &[f32],
-        rows: Range<usize>,
-        filtered: &mut [f32],
-        inputs: &mut Vec<*const f32>,
-    ) {
-        let d = &self.shape.depthwise;
-        let taps = d.kernel[0] * d.kernel[1] * panel.start;
-        let out_row = self.out_size[1] * self.stride;
-        for (y, out) in rows.zip(filtered.chunks_exact_mut(out_row)) {
-            let (first, _) = self.kernel.needs(y);
-            let at = |ky: usize| {
-                let y = first + (ky * d.dilation[0]) as isize;
-                let inside = y >= 0 && y < d.height as isize;
-                let row = || ring[y as usize % self.slots * self.row..].as_ptr();
-                if inside { row() } else { std::ptr::null() }
-            };
-            inputs.clear();
-            inputs.extend((0..d.kernel[0]).map(at));
-            let row = Row {
-                inputs,
-                in_stride: self.stride,
-                taps: self.block.taps[taps..].as_ptr(),
-                tap_stride: panel.width,
-                out: out.as_mut_ptr(),
-                out_stride: self.stride,
-                channels: panel.width,
-                exit: self.block.filter.exit(panel.start, std::ptr::null()),
-            };
-            // SAFETY: the ring holds the rows by the caller's word, as wide as taps reach; `out` is
-            // a row.
-            unsafe { self.kernel.run(self.block.isa, y, &row) };
+impl Stages for Full<'_> {
+    type Value = f32;
+
+    fn panels(&self) -> &[Panel] {
+        &self.block.panels
+    }
+
+    fn out_panels(&self) -> usize {
+        self.block.project.0.panels.len()
+    }
+
+    fn filtered_len(&self, _: &Plan) -> usize {
+        self.block.panels.len() * self.filtered
+    }
+
+    fn spare_len(&self, _: &Plan, rows: usize) -> usize {
+        self.window.as_ref().map_or(0, |w| w.rows(rows) * w.row)
+    }
+
+    fn gather(&self, _: &Plan, x: &[f32], rows: Range<usize>, spare: &mut [f32]) {
+        if let Some(window) = &self.window {
+            window.fill(x, rows, spare);
         }
     }
 
-    /// Projects filtered pixels onto a panel of the output's channels; the first of all filtered
-    /// ones is the output's pixel `begin`.
-    ///
-    /// # Safety
-    /// No one else touches these channels of these pixels of `maps.y`.
+    unsafe fn expand(
+        &self,
+        plan: &Plan,
+        panel: &Panel,
+        x: &[f32],
+        rows: Range<usize>,
+        ring: &mut [f32],
+        spare: &mut [f32],
+    ) {
+        let Some(((packed, finish), shape)) = self.block.expand.as_ref().zip(plan.shape.expand)
+        else {
+            return self.copy(plan, panel, x, rows, ring);
+        };
+        let isa = self.block.isa;
+        let pointwise = [Run { offset: 0, len: shape.channels }];
+        let exit = finish.exit(panel.start, std::ptr::null());
+        // The values of a pixel, of a row of pixels, and of a row of the expanded map.
+        let (runs, pixel, from, line) = match &self.window {
+            Some(w) => {
+                (&w.runs[..], shape.stride[1] * shape.channels, &*spare, shape.stride[0] * w.row)
+            }
+            None => {
+                let row = shape.width * shape.channels;
+                (&pointwise[..], shape.channels, &x[rows.start * row..], row)
+            }
+        };
+        for (i, y) in rows.enumerate() {
+            let (from, to) = (&from[i * line..], &mut ring[plan.slot(y)..]);
+            for (column, pixels) in cut(plan.shape.depthwise.width, isa.tile_rows(panel.vectors)) {
+                let tile = Tile {
+                    a: from[column * pixel..].as_ptr(),
+                    a_stride: pixel,
+                    runs,
+                    b: packed.weights[panel.offset..].as_ptr(),
+                    c: to[column * plan.stride..].as_mut_ptr(),
+                    c_stride: plan.stride,
+                    n: panel.width,
+                    goes_on: false,
+                    exit,
+                    ahead: Ahead::NOTHING,
+                };
+                // SAFETY: `isa` is this CPU's; the pixels lie in a row of `x` or of the window, and
+                // in row `y` of the ring.
+                unsafe { run_tile(isa, pixels, panel.vectors, &tile) };
+            }
+        }
+    }
+
+    unsafe fn filter(
+        &self,
+        plan: &Plan,
+        i: usize,
+        [y, line]: [usize; 2],
+        inputs: &[*const f32],
+        filtered: *mut f32,
+        _: &mut [f32],
+    ) {
+        let (panel, d) = (&self.block.panels[i], &plan.shape.depthwise);
+        let out = i * self.filtered + line * plan.out_size[1] * plan.stride;
+        let row = Row {
+            inputs,
+            in_stride: plan.stride,
+            taps: self.block.taps[d.kernel[0] * d.kernel[1] * panel.start..].as_ptr(),
+            tap_stride: panel.width,
+            out: filtered.wrapping_add(out),
+            out_stride: plan.stride,
+            channels: panel.width,
+            exit: self.block.filter.exit(panel.start, std::ptr::null()),
+        };
+        // SAFETY: the inputs are as wide as taps reach by the caller's word; `out` is a line.
+        unsafe { plan.kernel.run(self.block.isa, y, &row) };
+    }
+
     unsafe fn project(
         &self,
-        panel: &Panel,
-        filtered: &[f32],
+        plan: &Plan,
+        i: usize,
+        filtered: *const f32,
         pixels: Range<usize>,
         begin: usize,
-        maps: Maps,
+        maps: &Maps<f32>,
     ) {
         let (isa, (packed, finish)) = (self.block.isa, &self.block.project);
-        let channels = self.shape.out_channels;
+        let (panel, channels) = (&packed.panels[i], plan.shape.out_channels);
         for (pixel, count) in cut(pixels.len(), isa.tile_rows(panel.vectors)) {
             let pixel = pixels.start + pixel;
             let at = (begin + pixel) * channels + panel.start;
@@ -511,8 +432,8 @@ impl<'a> Plan<'a> {
                 false => maps.residual.wrapping_add(at),
             };
             let tile = Tile {
-                a: filtered[pixel * self.stride..].as_ptr(),
-                a_stride: self.stride,
+                a: filtered.wrapping_add(pixel * plan.stride),
+                a_stride: plan.stride,
                 runs: &self.runs,
                 b: packed.weights[panel.offset..].as_ptr(),
                 c: maps.y.wrapping_add(at),
@@ -528,53 +449,17 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Pixels that a task projects.
-const PIXELS: usize = 112;
-
-/// Tasks that a batch is to make at least: for even shares of a few threads.
-const TASKS: usize = 8;
-
-/// What tasks divide among them, and how many output rows a task makes.
-fn division(shape: &InvertedShape) -> (By, usize) {
-    let d = &shape.depthwise;
-    let height = d.out_size()[0];
-    let wanted = TASKS.div_ceil(d.batch.max(1)).min(height);
-    // Rows that two tasks expand are to be few: a sixth of all.
-    let reach = (d.kernel[0] - 1) * d.dilation[0] + 1;
-    let most = 1 + d.height / (6 * reach.saturating_sub(d.stride[0])).max(1);
-    let strips = 1 << wanted.min(most).max(1).ilog2();
-    let small = d.height * d.width <= 256;
-    match wanted > 1 && (small || strips == 1) {
-        true => (By::Channels, height),
-        false => (By::Rows, height.div_ceil(strips)),
-    }
-}
-
-/// Output rows of a round: as many as the cache holds.
-fn round_rows(
-    strip: usize,
-    panels: usize,
-    row: usize,
-    out_row: usize,
-    slots: impl Fn(usize) -> usize,
-) -> usize {
-    let most = KEPT / size_of::<f32>();
-    if slots(strip) * row + panels * strip * out_row <= most {
-        return strip;
-    }
-    let fits = |rows: &usize| panels * (slots(*rows) * row + rows * out_row) <= most;
-    (1..strip).rev().find(fits).unwrap_or(1)
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use super::plan::{By, TASKS, division};
     use super::*;
     use crate::testing::{on_threads, values};
 
     /// Height, width, channels, expanded, output channels, kernel, stride, padding, dilation.
-    type Sizes = ([usize; 5], [usize; 2], [usize; 2], [(usize, usize); 2], [usize; 2]);
+    pub(crate) type Dimensions =
+        ([usize; 5], [usize; 2], [usize; 2], [(usize, usize); 2], [usize; 2]);
 
-    const SIZES: [Sizes; 9] = [
+    pub(crate) const SIZES: [Dimensions; 9] = [
         ([8, 9, 5, 30, 7], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
         ([14, 14, 16, 96, 24], [5, 5], [1, 1], [(2, 2), (2, 2)], [1, 1]),
         ([15, 13, 3, 17, 33], [3, 3], [2, 2], [(0, 1), (1, 0)], [1, 1]),
@@ -586,7 +471,16 @@ mod tests {
         ([57, 50, 8, 240, 4], [5, 5], [2, 2], [(2, 2), (2, 2)], [1, 1]),
     ];
 
-    fn shape(sizes: Sizes, batch: usize) -> InvertedShape {
+    /// How a block expands.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Expand {
+        Not,
+        Pointwise,
+        /// With a kernel, stride 2, padding, and dilation in every other case.
+        Kernel,
+    }
+
+    pub(crate) fn shape(sizes: Dimensions, expand: Expand, batch: usize) -> InvertedShape {
         let ([height, width, channels, c, out_channels], kernel, stride, padding, dilation) = sizes;
         let depthwise = ConvShape {
             batch,
@@ -600,7 +494,39 @@ mod tests {
             dilation,
             groups: c,
         };
-        InvertedShape { channels, depthwise, out_channels }
+        let pointwise = ConvShape {
+            channels,
+            kernel: [1, 1],
+            stride: [1, 1],
+            padding: [(0, 0); 2],
+            dilation: [1, 1],
+            groups: 1,
+            ..depthwise
+        };
+        let dilated = 1 + channels % 2;
+        let kernel = ConvShape {
+            height: 2 * height - 1,
+            width: 2 * width,
+            kernel: [3, 4],
+            stride: [2, 2],
+            padding: [(1, 1), (0, 3 * dilated - 1 + dilated % 2)],
+            dilation: [1, dilated],
+            ..pointwise
+        };
+        let expand = match expand {
+            Expand::Not => None,
+            Expand::Pointwise => Some(pointwise),
+            Expand::Kernel => Some(kernel),
+        };
+        InvertedShape { expand, depthwise, out_channels }
+    }
+
+    /// The sizes by number, and every way to expand; the large ones only the usual way.
+    pub(crate) fn cases() -> impl Iterator<Item = (usize, Dimensions, Expand)> {
+        let kinds = [Expand::Pointwise, Expand::Not, Expand::Kernel];
+        let all = move |(i, sizes)| kinds.into_iter().map(move |kind| (i, sizes, kind));
+        let cases = SIZES.into_iter().enumerate().flat_map(all);
+        cases.filter(|(i, _, kind)| *kind == Expand::Pointwise || *i < 7)
     }
 
     /// A convolution whose products are summed one after the other in `f32`.
@@ -642,28 +568,33 @@ mod tests {
     }
 
     /// Weights and shifts of the stages.
-    struct Weights {
-        weight: [Vec<f32>; 3],
-        shift: [Vec<f32>; 3],
+    pub(crate) struct Weights {
+        pub(crate) weight: [Vec<f32>; 3],
+        pub(crate) shift: [Vec<f32>; 3],
     }
 
     impl Weights {
-        fn new(shape: &InvertedShape) -> Self {
-            let (c, d, o) = (shape.channels, &shape.depthwise, shape.out_channels);
-            let sizes = [c * d.channels, d.weight_len(), d.channels * o];
+        pub(crate) fn new(shape: &InvertedShape) -> Self {
+            let (d, o) = (&shape.depthwise, shape.out_channels);
+            let expand = shape.expand.map_or(0, |e| e.weight_len());
+            let sizes = [expand, d.weight_len(), d.channels * o];
             Self {
                 weight: std::array::from_fn(|i| values(sizes[i], i as u32)),
                 shift: [d.channels, d.channels, o].map(|n| values(n, 9)),
             }
         }
 
-        fn stages(&self) -> [Stage<'_>; 3] {
-            let functions = [Activation::Relu6, Activation::Relu, Activation::Identity];
-            std::array::from_fn(|i| Stage {
+        pub(crate) fn stages(&self, shape: &InvertedShape) -> BlockStages<'_> {
+            let stage = |i: usize, activation| Stage {
                 weight: &self.weight[i],
                 shift: Some(&self.shift[i]),
-                activation: functions[i],
-            })
+                activation,
+            };
+            BlockStages {
+                expand: shape.expand.map(|_| stage(0, Activation::Relu6)),
+                depthwise: stage(1, Activation::Relu),
+                project: stage(2, Activation::Identity),
+            }
         }
     }
 
@@ -672,15 +603,15 @@ mod tests {
         isa: Isa,
         shape: &InvertedShape,
         x: &[f32],
-        stages: [Option<Stage>; 3],
+        stages: &BlockStages,
         residual: Option<&[f32]>,
     ) -> Vec<f32> {
         let d = shape.depthwise;
-        let dense = |size: [usize; 2], channels: usize, out_channels: usize| ConvShape {
-            height: size[0],
-            width: size[1],
-            channels,
-            out_channels,
+        let [height, width] = d.out_size();
+        let down = ConvShape {
+            height,
+            width,
+            out_channels: shape.out_channels,
             kernel: [1, 1],
             stride: [1, 1],
             padding: [(0, 0); 2],
@@ -688,44 +619,36 @@ mod tests {
             groups: 1,
             ..d
         };
-        let [expand, filter, project] = stages;
-        let up = dense([d.height, d.width], shape.channels, d.channels);
-        let x = expand.map_or(x.to_vec(), |stage| convolve(isa, &up, x, &stage, None));
-        let x = filter.map(|stage| convolve(isa, &d, &x, &stage, None)).unwrap_or_default();
-        let down = dense(d.out_size(), d.channels, shape.out_channels);
-        project.map(|stage| convolve(isa, &down, &x, &stage, residual)).unwrap_or_default()
+        let expand = stages.expand.zip(shape.expand);
+        let x = expand.map_or(x.to_vec(), |(stage, e)| convolve(isa, &e, x, &stage, None));
+        let x = convolve(isa, &d, &x, &stages.depthwise, None);
+        convolve(isa, &down, &x, &stages.project, residual)
     }
 
     #[test]
     fn blocks_equal_their_layers_bit_for_bit() {
-        for (i, sizes) in SIZES.into_iter().enumerate() {
+        for (i, sizes, kind) in cases() {
             // Whole images, strips of rows, panels of channels; a round and several.
             let batch = if i < 2 { TASKS } else { 2 };
-            let shape = shape(sizes, batch);
+            let shape = shape(sizes, kind, batch);
             let weights = Weights::new(&shape);
-            let [expand, filter, project] = weights.stages();
+            let stages = weights.stages(&shape);
             let x = values(shape.input_len(), 4);
             let residual = values(shape.output_len(), 5);
             for (isa, residual) in Isa::available().flat_map(|i| [(i, None), (i, Some(&*residual))])
             {
-                let block = InvertedResidual::on(isa, &shape, Some(expand), filter, project);
-                let exact = by_layers(
-                    isa,
-                    &shape,
-                    &x,
-                    [Some(expand), Some(filter), Some(project)],
-                    residual,
-                );
+                let block = InvertedResidual::on(isa, &shape, stages);
+                let exact = by_layers(isa, &shape, &x, &stages, residual);
                 let mut y = vec![f32::NAN; shape.output_len()];
                 block.run(&shape, &x, residual, &mut y);
-                assert!(y == exact, "{isa:?} {sizes:?}");
+                assert!(y == exact, "{isa:?} {sizes:?} {kind:?}");
                 for threads in [1, 3] {
                     let mut again = vec![f32::NAN; y.len()];
                     on_threads(threads, || block.run(&shape, &x, residual, &mut again));
                     assert!(again == y);
                 }
                 // An image alone gives the same.
-                let one = self::shape(sizes, 1);
+                let one = self::shape(sizes, kind, 1);
                 let mut alone = vec![f32::NAN; one.output_len()];
                 let residual = residual.map(|r| &r[(batch - 1) * one.output_len()..]);
                 block.run(&one, &x[(batch - 1) * one.input_len()..], residual, &mut alone);
@@ -735,26 +658,8 @@ mod tests {
     }
 
     #[test]
-    fn a_block_may_filter_its_input_as_it_is() {
-        for sizes in SIZES {
-            let mut shape = shape(sizes, 1);
-            shape.channels = shape.depthwise.channels;
-            let weights = Weights::new(&shape);
-            let [_, filter, project] = weights.stages();
-            let x = values(shape.input_len(), 4);
-            for isa in Isa::available() {
-                let block = InvertedResidual::on(isa, &shape, None, filter, project);
-                let exact = by_layers(isa, &shape, &x, [None, Some(filter), Some(project)], None);
-                let mut y = vec![f32::NAN; shape.output_len()];
-                block.run(&shape, &x, None, &mut y);
-                assert!(y == exact, "{isa:?} {sizes:?}");
-            }
-        }
-    }
-
-    #[test]
     fn tasks_divide_rows_or_channels() {
-        let division = |sizes, batch| division(&shape(sizes, batch));
+        let division = |sizes, batch| division(&shape(sizes, Expand::Pointwise, batch));
         let none = [(0, 0), (0, 0)];
         let large = ([112, 112, 16, 96, 24], [3, 3], [2, 2], [(1, 1), (1, 1)], [1, 1]);
         assert_eq!(division(large, 32), (By::Rows, 56));
@@ -764,19 +669,28 @@ mod tests {
         assert_eq!(division(small, 1), (By::Channels, 7));
         let pixel = ([1, 1, 8, 16, 8], [1, 1], [1, 1], none, [1, 1]);
         assert_eq!(division(pixel, 1).1, 1);
-        assert!(InvertedResidual::pays(&shape(large, 1)));
-        assert!(!InvertedResidual::pays(&shape(small, 1)));
+        assert!(shape(large, Expand::Pointwise, 1).pays());
+        assert!(!shape(small, Expand::Pointwise, 1).pays());
         let huge = ([1000, 1000, 64, 1024, 64], [3, 3], [1, 1], none, [1, 1]);
-        assert!(!InvertedResidual::pays(&shape(huge, 1)));
+        assert!(!shape(huge, Expand::Pointwise, 1).pays());
     }
 
     #[test]
     #[should_panic(expected = "InvertedResidual: length of `x`")]
     fn lengths_must_fit() {
-        let shape = shape(SIZES[0], 1);
+        let shape = shape(SIZES[0], Expand::Pointwise, 1);
         let weights = Weights::new(&shape);
-        let [expand, filter, project] = weights.stages();
-        let block = InvertedResidual::new(&shape, Some(expand), filter, project);
+        let block = InvertedResidual::new(&shape, weights.stages(&shape));
         block.run(&shape, &[0.0], None, &mut [0.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "InvertedResidual: channels or kernel")]
+    fn weights_must_fit() {
+        let shape = |kind| shape(SIZES[0], kind, 1);
+        let weights = Weights::new(&shape(Expand::Pointwise));
+        let stages = weights.stages(&shape(Expand::Pointwise));
+        let block = InvertedResidual::new(&shape(Expand::Pointwise), stages);
+        block.run(&shape(Expand::Not), &[], None, &mut []);
     }
 }

@@ -41,7 +41,7 @@ pub use conv::{
 };
 pub use curve::{Curve, bend, bend_gradient};
 pub use elementwise::accumulate;
-pub use inverted::{InvertedResidual, InvertedShape, Stage};
+pub use inverted::{BlockStages, InvertedResidual, InvertedShape, Stage};
 pub use layout::{to_channels_first, to_channels_last};
 pub use loss::{CrossEntropy, Targets, cross_entropy};
 pub use norm::{
@@ -55,3 +55,4 @@ pub use pool::{
     mean_pool, mean_pool_gradient,
 };
 pub use simd::Isa;
+pub use threads::together;

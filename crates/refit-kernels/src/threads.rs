@@ -1,7 +1,11 @@
 //! Tasks over threads, and memory of its own for each.
 
-use std::cell::RefCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::Buffer;
 
@@ -21,7 +25,141 @@ pub(crate) fn parallel(count: usize, run: impl Fn(usize) + Sync) {
             run(task);
         }
     };
-    on_threads(rayon::current_num_threads().min(count), &work);
+    // Tasks that make tasks of their own do so without the team, which is busy with them.
+    match TEAM.replace(ptr::null()) {
+        team if team.is_null() => on_threads(rayon::current_num_threads().min(count), &work),
+        team => {
+            let _back = Back(team);
+            // SAFETY: whoever set it keeps the team until it has been taken back.
+            unsafe { (*team).share(&work) };
+        }
+    }
+}
+
+thread_local! {
+    /// The team that this thread leads, or null.
+    static TEAM: Cell<*const Team> = const { Cell::new(ptr::null()) };
+}
+
+/// Sets this thread's team again at the end of a scope.
+struct Back(*const Team);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        TEAM.set(self.0);
+    }
+}
+
+/// Runs `work` with the threads of the current pool at hand: what is computed in parallel within it
+/// begins at once, where sleeping threads would have to be woken for each layer of a network. In
+/// between they look for other work of the pool.
+pub fn together<R>(work: impl FnOnce() -> R) -> R {
+    let others = rayon::current_num_threads() - 1;
+    if others == 0 || !TEAM.get().is_null() {
+        return work();
+    }
+    let team = Team {
+        job: AtomicPtr::new(ptr::null_mut()),
+        number: AtomicUsize::new(0),
+        busy: AtomicUsize::new(0),
+        over: AtomicBool::new(false),
+        panic: Mutex::new(None),
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 0..others {
+            scope.spawn(|_| team.help());
+        }
+        /// Lets the helpers go, also if `work` panics.
+        struct Over<'a>(&'a Team);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                TEAM.set(ptr::null());
+                self.0.over.store(true, Ordering::Release);
+            }
+        }
+        let _over = Over(&team);
+        TEAM.set(&raw const team);
+        work()
+    })
+}
+
+/// What a team works on.
+type Job<'a> = &'a (dyn Fn() + Sync);
+
+/// Threads that wait for jobs of one that leads them.
+struct Team {
+    /// A pointer to the `Job`, or null.
+    job: AtomicPtr<Job<'static>>,
+    /// Jobs so far.
+    number: AtomicUsize,
+    /// Helpers that may hold the job.
+    busy: AtomicUsize,
+    over: AtomicBool,
+    /// What a helper panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// How often a helper looks for a job, tens of nanoseconds apart, before it looks for other work.
+const PATIENCE: usize = 1000;
+
+impl Team {
+    /// Does `job` on this thread and on all helpers that are free, until it returns on all of them.
+    fn share(&self, job: Job) {
+        /// Takes the job back, also if this thread's part of it panics.
+        struct TakeBack<'a>(&'a Team);
+        impl Drop for TakeBack<'_> {
+            fn drop(&mut self) {
+                // In one order with the helpers' steps: a helper either sees that the job is gone,
+                // or is seen here.
+                self.0.job.store(ptr::null_mut(), Ordering::SeqCst);
+                while self.0.busy.load(Ordering::SeqCst) > 0 {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        // SAFETY: only the lifetime changes; the job is taken back before it ends.
+        let mut job = unsafe { std::mem::transmute::<Job, Job<'static>>(job) };
+        let taken_back = TakeBack(self);
+        self.number.fetch_add(1, Ordering::SeqCst);
+        self.job.store(&raw mut job, Ordering::SeqCst);
+        job();
+        drop(taken_back);
+        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Helps with jobs until it is over.
+    fn help(&self) {
+        let (mut last, mut idle) = (0, 0);
+        while !self.over.load(Ordering::Acquire) {
+            let number = self.number.load(Ordering::SeqCst);
+            if number == last || self.job.load(Ordering::Relaxed).is_null() {
+                std::hint::spin_loop();
+                idle += 1;
+                if idle == PATIENCE {
+                    idle = 0;
+                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                        std::thread::yield_now();
+                    }
+                }
+                continue;
+            }
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            let job = self.job.load(Ordering::SeqCst);
+            if !job.is_null() {
+                // SAFETY: the leader waits for this thread before it takes the job back.
+                let job = unsafe { *job };
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+                    let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                    first.get_or_insert(panic);
+                }
+                (last, idle) = (number, 0);
+            }
+            self.busy.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Offers `work` to so many threads, this one among them. A thread that comes too late is not waited
@@ -82,6 +220,43 @@ impl<T> Shared<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::on_threads;
+
+    #[test]
+    fn a_team_runs_every_task_of_every_job_once() {
+        for threads in [1, 2, 4] {
+            on_threads(threads, || {
+                together(|| {
+                    for count in (0..200).chain([5000]) {
+                        let runs: Vec<AtomicUsize> =
+                            (0..count).map(|_| AtomicUsize::new(0)).collect();
+                        parallel(count, |task| {
+                            // Tasks may have tasks of their own, and teams within teams are one.
+                            if task == 7 {
+                                together(|| parallel(3, |_| ()));
+                            }
+                            runs[task].fetch_add(1, Ordering::Relaxed);
+                        });
+                        assert!(runs.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+                    }
+                });
+            });
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_team_reaches_its_leader() {
+        for count in [2, 100] {
+            let result = catch_unwind(|| {
+                on_threads(3, || {
+                    together(|| parallel(count, |task| assert!(task + 1 < count, "the last")));
+                });
+            });
+            assert!(result.is_err());
+        }
+        // Nothing of it is left.
+        together(|| parallel(10, |_| ()));
+    }
 
     #[test]
     fn every_task_runs_once() {

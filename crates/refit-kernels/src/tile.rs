@@ -493,7 +493,6 @@ pub(crate) fn cut(len: usize, most: usize) -> impl Iterator<Item = (usize, usize
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub panels: Vec<Panel>,
-    pub depth: usize,
     pub weights: Buffer,
 }
 
@@ -515,7 +514,7 @@ impl Packed {
                 }
             }
         }
-        Self { panels, depth, weights }
+        Self { panels, weights }
     }
 }
 

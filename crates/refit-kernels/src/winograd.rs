@@ -55,6 +55,13 @@ pub(crate) fn pays(shape: &ConvShape) -> bool {
     fits(shape) && shape.channels.min(shape.out_channels) >= 32 && height * width >= 2 * M * tiles
 }
 
+/// Whether there are so few tiles that the direct convolution is faster after all, which reads a
+/// quarter of the weights.
+pub(crate) fn is_small(shape: &ConvShape) -> bool {
+    let [height, width] = shape.out_size();
+    shape.batch * height.div_ceil(M) * width.div_ceil(M) <= 6
+}
+
 /// Weights transformed and packed: panels of `[36][depth][vectors * lanes]`.
 #[derive(Debug)]
 pub(crate) struct Filter {

@@ -3,11 +3,12 @@
 //! What [`CnnOps`](crate::ops::CnnOps) gives operation by operation to any backend is run here by a
 //! plan that sees the whole network, which is where a CPU's speed and memory are won: maps stay
 //! `[n, h, w, c]` from the first layer to the last, weights are packed once while they are frozen,
-//! inverted residuals run as one ([`program`]), and training keeps a convolution's raw output alone,
+//! inverted residuals run as one ([`inverted`]), and training keeps a convolution's raw output alone,
 //! normalized again each time it is read ([`tape`]).
 
 pub(crate) mod clock;
 pub(crate) mod half;
+mod inverted;
 pub(crate) mod map;
 pub(crate) mod program;
 pub(crate) mod tape;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::conv::reference;
+use crate::inverted::tests as inverted_cases;
 use crate::pool::PoolShape;
 use crate::testing::{on_threads, values};
 
@@ -14,11 +15,17 @@ fn rounded(len: usize, salt: u32) -> Vec<f32> {
 /// that it is an `f32` sum, with errors of some 1e-6 of the largest.
 #[track_caller]
 fn assert_close(got: &[u16], want: &[f32], what: &dyn std::fmt::Debug) {
+    assert_within(2e-5, got, want, what);
+}
+
+/// Half a unit of the last place, and `slack` of the largest.
+#[track_caller]
+fn assert_within(slack: f32, got: &[u16], want: &[f32], what: &dyn std::fmt::Debug) {
     assert_eq!(got.len(), want.len());
     let top = want.iter().fold(0.0f32, |top, v| top.max(v.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         let off = (to_f32(*got) - want).abs();
-        assert!(off <= want.abs() / 255.0 + 2e-5 * top, "{got} for {want} at {i}: {what:?}");
+        assert!(off <= want.abs() / 255.0 + slack * top, "{got} for {want} at {i}: {what:?}");
     }
 }
 
@@ -111,6 +118,57 @@ fn neither_threads_nor_the_batch_change_a_bit() {
         let alone = ConvShape { batch: 1, ..s };
         let each = x.chunks_exact(alone.input_len()).flat_map(|x| run(&alone, x));
         assert!(whole == each.collect::<Vec<_>>(), "{s:?}");
+    }
+}
+
+/// A filtered value that lies between two rounded ones may be rounded to either: an error of 2^-8 of
+/// it, hence more slack than for a single convolution.
+#[test]
+fn inverted_residuals_agree_with_their_layers() {
+    for (i, sizes, kind) in inverted_cases::cases() {
+        let batch = if i < 2 { 8 } else { 2 };
+        let s = inverted_cases::shape(sizes, kind, batch);
+        let mut weights = inverted_cases::Weights::new(&s);
+        weights.weight.iter_mut().flatten().for_each(|w| *w = to_f32(from_f32(*w)));
+        let stages = weights.stages(&s);
+        let (x, residual) = (rounded(s.input_len(), 4), rounded(s.output_len(), 5));
+        let [x16, residual16] = [&x, &residual].map(|v| Buffer::from_f32(v));
+        let exit = |stage: &crate::Stage, i: usize| crate::Exit {
+            shift: Some(&weights.shift[i]),
+            residual: None,
+            activation: stage.activation,
+        };
+        let expand = stages.expand.zip(s.expand);
+        let wide = expand.map_or(x.clone(), |(stage, e)| {
+            reference::convolve(&e, &x, None, stage.weight, exit(&stage, 0))
+        });
+        let filter = &stages.depthwise;
+        let narrow = exit(filter, 1);
+        let mut filtered = reference::convolve(&s.depthwise, &wide, None, filter.weight, narrow);
+        filtered.iter_mut().for_each(|v| *v = to_f32(from_f32(*v)));
+        let channels = [s.depthwise.channels, s.out_channels];
+        let down = shape(batch, s.depthwise.out_size(), channels, POINT);
+        for with in [None, Some(&*residual)] {
+            let project = &stages.project;
+            let exit = crate::Exit { residual: with, ..exit(project, 2) };
+            let want = reference::convolve(&down, &filtered, None, project.weight, exit);
+            let with = with.map(|_| &*residual16);
+            for way in Way::available() {
+                let block = InvertedResidual::by(way, &s, stages);
+                let mut y = vec![0x7FFF; s.output_len()];
+                block.run(&s, &x16, with, &mut y);
+                assert_within(1e-3, &y, &want, &(way, sizes, kind));
+                let mut again = vec![0x7FFF; s.output_len()];
+                on_threads(3, || block.run(&s, &x16, with, &mut again));
+                assert!(again == y, "{way:?} {sizes:?} {kind:?}: threads");
+                // An image alone gives the same.
+                let one = inverted_cases::shape(sizes, kind, 1);
+                let mut alone = vec![0x7FFF; one.output_len()];
+                let with = with.map(|r| &r[(batch - 1) * one.output_len()..]);
+                block.run(&one, &x16[(batch - 1) * one.input_len()..], with, &mut alone);
+                assert!(alone == y[(batch - 1) * one.output_len()..], "{way:?} {sizes:?}: alone");
+            }
+        }
     }
 }
 

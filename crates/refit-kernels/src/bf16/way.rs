@@ -153,6 +153,8 @@ pub(super) struct Leaving {
     /// The output of the first pixel, and values to the next (the residual's too).
     pub y: *mut u16,
     pub stride: usize,
+    /// Whether whole panels pass by the caches; pixels lie on cache lines then.
+    pub streams: bool,
 }
 
 impl Leaving {
@@ -167,6 +169,40 @@ impl Leaving {
                 #[cfg(target_arch = "x86_64")]
                 Way::Amx | Way::Avx512 => avx512::leave(self),
                 _ => scalar::leave(self),
+            }
+        }
+    }
+}
+
+/// Sums that are finished and kept: of neighbouring pixels, whole tiles of channels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settling {
+    /// Sums, 32 a pixel.
+    pub c: *const f32,
+    pub pixels: usize,
+    /// Tiles of channels, one or two.
+    pub columns: usize,
+    /// One summand a channel.
+    pub shift: *const f32,
+    pub low: f32,
+    pub high: f32,
+    /// 32 values a pixel.
+    pub to: *mut f32,
+}
+
+impl Settling {
+    /// Writes `clamp(sum + shift)`.
+    ///
+    /// # Safety
+    /// The CPU has `way`; the pointers are valid for whole tiles of all pixels.
+    #[inline]
+    pub(super) unsafe fn write(&self, way: Way) {
+        // SAFETY: by the caller's word.
+        unsafe {
+            match way {
+                #[cfg(target_arch = "x86_64")]
+                Way::Amx | Way::Avx512 => avx512::settle(self),
+                _ => scalar::settle(self),
             }
         }
     }

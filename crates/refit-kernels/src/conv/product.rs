@@ -27,8 +27,10 @@ const CELLS: usize = 224;
 /// Fewer tasks than this are cut further, to keep several threads busy.
 const TASKS: usize = 16;
 
-/// The least multiply-adds that are worth a task.
-const TASK_WORK: usize = 1 << 22;
+/// The least multiply-adds that are worth a task, or weights, where these are what takes time: each
+/// is read for few cells.
+const TASK_WORK: usize = 1 << 20;
+const TASK_WEIGHTS: usize = 1 << 16;
 
 /// The greatest depth that tiles run over at once, a panel's weights being read for every tile. What
 /// is deeper goes on from the sums in the output, which changes nothing in their order.
@@ -171,7 +173,8 @@ impl<'a> Product<'a> {
         let layout = &self.layout;
         let [height, width] = layout.axes.map(|a| a.cells(0));
         let work = layout.batch * height * width * layout.multiply_adds();
-        let wanted = (work / TASK_WORK).clamp(1, TASKS);
+        let weights = layout.multiply_adds() / TASK_WEIGHTS;
+        let wanted = (work / TASK_WORK).max(weights).clamp(1, TASKS);
         // Rows are cut further only down to four tiles, then panels are dealt out.
         let fair = (layout.batch * height * width / wanted).max(4 * layout.isa.tile_rows(2));
         let cells = CELLS.min(fair);

@@ -12,8 +12,8 @@ use crate::layer::{Activation, Conv, MaxPool};
 /// A batch of maps `[n, h, w, c]` in bf16. Cloning shares the values.
 #[derive(Debug, Clone)]
 pub(crate) struct HalfMap {
-    shape: [usize; 4],
-    values: Arc<bf16::Buffer>,
+    pub shape: [usize; 4],
+    pub values: Arc<bf16::Buffer>,
 }
 
 /// A map between two steps.
@@ -37,7 +37,7 @@ impl Held {
     }
 
     /// In bf16, rounded to nearest even.
-    fn half(&self) -> HalfMap {
+    pub(crate) fn half(&self) -> HalfMap {
         match self {
             Self::Full(map) => {
                 let mut values = bf16::Buffer::stale(map.values.len());
@@ -50,7 +50,7 @@ impl Held {
 }
 
 impl HalfMap {
-    fn new(shape: [usize; 4], values: bf16::Buffer) -> Self {
+    pub(crate) fn new(shape: [usize; 4], values: bf16::Buffer) -> Self {
         Self { shape, values: Arc::new(values) }
     }
 }

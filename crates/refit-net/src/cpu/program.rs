@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, InvertedResidual, InvertedShape, PoolShape, Stage, bf16,
-    convolve, enter, max_pool, mean_pool,
+    Buffer, Entering, Exit, Filter, PoolShape, bf16, convolve, enter, max_pool, mean_pool, together,
 };
 
 use super::clock::{Phase, timed};
 use super::half::{self, HalfConv, Held};
+use super::inverted::{Inverted, Search};
 use super::map::{Floats, Map};
 use super::{Precision, conv_shape, linear_shape};
 use crate::frozen::{Value, folded_conv, stored_norm};
 use crate::graph::NodeId;
-use crate::layer::{Activation, Conv, Layer, MaxPool};
+use crate::layer::{Conv, Layer, MaxPool};
 use crate::network::Network;
 use crate::plan::{Plan, Step};
 use crate::shape::Shape;
@@ -38,31 +38,15 @@ struct Prepared {
 
 #[derive(Debug)]
 enum Kernel {
-    Conv {
-        conv: Conv,
-        filter: Filter,
-        shift: Vec<f32>,
-    },
+    Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
     HalfConv(HalfConv),
-    /// An inverted residual in one: the depthwise convolution, and the block's output channels.
-    Inverted {
-        depthwise: Conv,
-        out_channels: usize,
-        block: InvertedResidual,
-    },
-    ScaleShift {
-        scale: Vec<f32>,
-        shift: Vec<f32>,
-    },
+    Inverted(Inverted),
+    ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
     Activate,
     Add,
     MaxPool(MaxPool),
     MeanPool,
-    Linear {
-        filter: Filter,
-        bias: Option<Vec<f32>>,
-        outputs: usize,
-    },
+    Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
     Pass,
 }
 
@@ -99,6 +83,10 @@ impl Program {
 
     /// Runs from the given nodes' values to the wanted ones.
     pub(crate) fn run(&self, given: Vec<Value>) -> Vec<Value> {
+        together(|| self.run_steps(given))
+    }
+
+    fn run_steps(&self, given: Vec<Value>) -> Vec<Value> {
         let given = given.into_iter().map(|value| Held::Full(Map::from(value)));
         let mut maps: BTreeMap<NodeId, Held> = self.given.iter().copied().zip(given).collect();
         for prepared in &self.steps {
@@ -118,10 +106,10 @@ impl Program {
 
 impl Prepared {
     fn run(&self, maps: &BTreeMap<NodeId, Held>) -> Held {
+        let residual = self.step.residual.map(|id| &maps[&id]);
         match (&self.kernel, &maps[&self.inputs[0]]) {
-            (Kernel::HalfConv(conv), x) => {
-                conv.run(x, self.step.residual.map(|id| &maps[&id]), self.step.activation)
-            }
+            (Kernel::HalfConv(conv), x) => conv.run(x, residual, self.step.activation),
+            (Kernel::Inverted(block), x) => block.run(x, residual),
             (Kernel::MaxPool(pool), Held::Half(x)) => half::max_pool(pool, x),
             (Kernel::MeanPool, Held::Half(x)) => half::mean_pool(x),
             (Kernel::Pass, x) => x.clone(),
@@ -139,9 +127,6 @@ impl Prepared {
             Kernel::Conv { conv, filter, shift } => {
                 run_conv(conv, filter, &x, Exit { shift: Some(shift), residual, activation })
             }
-            Kernel::Inverted { depthwise, out_channels, block } => {
-                run_inverted(depthwise, *out_channels, block, &x, residual)
-            }
             Kernel::Linear { filter, bias, outputs } => {
                 let shape = linear_shape(x.shape[0], x.channels(), *outputs);
                 let mut y = Buffer::stale(shape.output_len());
@@ -157,7 +142,9 @@ impl Prepared {
             Kernel::Add => entered(&x, None, Some(&maps[&self.inputs[1]].full()), activation),
             Kernel::MaxPool(pool) => run_max_pool(pool, &x, None, None),
             Kernel::MeanPool => run_mean_pool(&x, None),
-            Kernel::HalfConv(_) | Kernel::Pass => unreachable!("run in any precision"),
+            Kernel::HalfConv(_) | Kernel::Inverted(_) | Kernel::Pass => {
+                unreachable!("run in any precision")
+            }
         }
     }
 }
@@ -168,22 +155,6 @@ fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit) -> Map {
     let mut y = Buffer::stale(shape.output_len());
     convolve(&shape, &x.values, None, filter, exit, &mut y);
     Map::new([shape.batch, h, w, shape.out_channels], y)
-}
-
-fn run_inverted(
-    depthwise: &Conv,
-    out_channels: usize,
-    block: &InvertedResidual,
-    x: &Map,
-    residual: Option<&[f32]>,
-) -> Map {
-    let [n, h, w, _] = x.shape;
-    let middle = conv_shape(depthwise, [n, h, w, depthwise.channels]);
-    let shape = InvertedShape { channels: x.channels(), depthwise: middle, out_channels };
-    let mut y = Buffer::stale(shape.output_len());
-    block.run(&shape, &x.values, residual, &mut y);
-    let [h, w] = middle.out_size();
-    Map::new([n, h, w, out_channels], y)
 }
 
 fn entered(
@@ -241,16 +212,17 @@ pub(super) fn run_mean_pool(x: &Map, entry: Option<refit_kernels::Entry>) -> Map
     Map::new([n, 1, 1, c], y)
 }
 
-/// Packs every step's parameters; three that are an inverted residual become one.
+/// Packs every step's parameters; those that are an inverted residual become one.
 fn prepare(net: &Network, plan: Plan, wanted: &[NodeId], precision: Precision) -> Vec<Prepared> {
+    let search = Search { net, plan: &plan, wanted, precision };
     let mut prepared = Vec::new();
     let mut steps = &plan.steps[..];
     while let Some(first) = steps.first() {
-        let fused = (precision == Precision::F32).then(|| inverted(net, &plan, steps, wanted));
-        let taken = match fused.flatten() {
-            Some(block) => {
-                prepared.push(block);
-                3
+        let taken = match search.at(steps) {
+            Some(found) => {
+                let kernel = Kernel::Inverted(found.inverted);
+                prepared.push(Prepared { step: found.step, inputs: vec![found.input], kernel });
+                found.steps
             }
             None => {
                 let inputs = net.graph.nodes()[first.main].inputs.clone();
@@ -262,70 +234,6 @@ fn prepare(net: &Network, plan: Plan, wanted: &[NodeId], precision: Precision) -
         steps = &steps[taken..];
     }
     prepared
-}
-
-/// The three steps that an inverted residual is made of, as one (Sandler et al. 2018,
-/// <https://arxiv.org/abs/1801.04381>), where it is faster so.
-fn inverted(net: &Network, plan: &Plan, steps: &[Step], wanted: &[NodeId]) -> Option<Prepared> {
-    let [expand, depthwise, project, ..] = steps else { return None };
-    let nodes = net.graph.nodes();
-    let conv = |step: &Step| match nodes[step.main].layer {
-        Layer::Conv(conv) => Some(conv),
-        _ => None,
-    };
-    let is_pointwise = |conv: &Conv| {
-        conv.kernel == [1; 2]
-            && conv.stride == [1; 2]
-            && conv.groups == 1
-            && conv.padding.resolve(0, 8, 1, 1) == (0, 0)
-            && conv.padding.resolve(1, 8, 1, 1) == (0, 0)
-    };
-    let (up, middle, down) = (conv(expand)?, conv(depthwise)?, conv(project)?);
-    let reads = |id: NodeId| {
-        plan.steps.iter().flat_map(|s| s.inputs(&net.graph)).filter(|&i| i == id).count()
-    };
-    let follows = |a: &Step, b: &Step| {
-        nodes[b.main].inputs == [a.output] && reads(a.output) == 1 && !wanted.contains(&a.output)
-    };
-    let fits = is_pointwise(&up)
-        && is_pointwise(&down)
-        && middle.groups == up.channels
-        && middle.channels == up.channels
-        && expand.residual.is_none()
-        && depthwise.residual.is_none()
-        && follows(expand, depthwise)
-        && follows(depthwise, project)
-        && project.activation == Activation::Identity;
-    let input = nodes[expand.main].inputs[0];
-    let [n, h, w, c] = nominal(Some(nodes[input].shape));
-    let shape = InvertedShape {
-        channels: c,
-        depthwise: conv_shape(&middle, [n, h, w, up.channels]),
-        out_channels: down.channels,
-    };
-    if !fits || !InvertedResidual::pays(&shape) {
-        return None;
-    }
-    let folded = [expand, depthwise, project].map(|step| {
-        let (weight, shift) = folded_conv(net, step.main, step.norm);
-        (Floats::of(weight), Floats::of(shift))
-    });
-    let stage = |i: usize, step: &Step| Stage {
-        weight: &folded[i].0,
-        shift: Some(&folded[i].1),
-        activation: step.activation.into(),
-    };
-    let stages = (stage(0, expand), stage(1, depthwise), stage(2, project));
-    let block = InvertedResidual::new(&shape, Some(stages.0), stages.1, stages.2);
-    let all = [expand, depthwise, project];
-    let step = Step {
-        main: expand.main,
-        layers: all.iter().flat_map(|s| s.layers.iter().copied()).collect(),
-        last_uses: all.iter().flat_map(|s| s.last_uses.iter().copied()).collect(),
-        ..project.clone()
-    };
-    let kernel = Kernel::Inverted { depthwise: middle, out_channels: down.channels, block };
-    Some(Prepared { step, inputs: vec![input], kernel })
 }
 
 impl Kernel {
@@ -343,7 +251,7 @@ impl Kernel {
                     let filter = bf16::Filter::new(&shape, &weight);
                     return Self::HalfConv(HalfConv { conv, filter, shift });
                 }
-                Self::Conv { conv, filter: Filter::new(&shape, &weight), shift }
+                Self::Conv { conv, filter: Filter::for_any_batch(&shape, &weight), shift }
             }
             Layer::BatchNorm(_) => {
                 let (scale, shift) = stored_norm(net, step.main);
@@ -371,7 +279,7 @@ impl Kernel {
 }
 
 /// One image of a layer's nominal input.
-fn nominal(input: Option<Shape>) -> [usize; 4] {
+pub(super) fn nominal(input: Option<Shape>) -> [usize; 4] {
     match input {
         Some(Shape::Map { channels, height, width }) => [1, height, width, channels],
         _ => unreachable!("a convolution takes a feature map"),

@@ -225,12 +225,14 @@ pub(crate) fn record(
         records: Vec::new(),
         statistics: Vec::new(),
     };
-    for step in &plan.steps {
-        timed(&step.layers, Phase::Forward, || recorder.run(step));
-        for id in &step.last_uses {
-            recorder.sources.remove(id);
+    kernels::together(|| {
+        for step in &plan.steps {
+            timed(&step.layers, Phase::Forward, || recorder.run(step));
+            for id in &step.last_uses {
+                recorder.sources.remove(id);
+            }
         }
-    }
+    });
     let output = net.graph.output();
     let map = recorder.entered(output);
     let is_vector = matches!(net.graph.nodes()[output].shape, crate::shape::Shape::Vector { .. });
@@ -577,10 +579,12 @@ impl Tape {
         let Self { records, output: id, tracked } = self;
         let mut back = WayBack { gradients: BTreeMap::new(), learned: BTreeMap::new(), tracked };
         back.give(id, Buffer::from_slice(output));
-        for record in records.into_iter().rev() {
-            let layers = record.layers.clone();
-            timed(&layers, Phase::Backward, || back.step(record));
-        }
+        kernels::together(|| {
+            for record in records.into_iter().rev() {
+                let layers = record.layers.clone();
+                timed(&layers, Phase::Backward, || back.step(record));
+            }
+        });
         back.learned.into_iter().map(|(name, values)| (name, tensor(values, device))).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, Into, Leaving, TILE};
+use super::{Block, Into, Leaving, Settling, TILE};
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -86,11 +86,13 @@ fn widen(v: __m256i) -> __m512 {
 pub(super) unsafe fn leave(l: &Leaving) {
     // SAFETY: by the caller's word.
     unsafe {
-        match (l.residual.is_null(), l.n == 2 * TILE) {
-            (true, true) => leave_as::<false, true>(l),
-            (true, false) => leave_as::<false, false>(l),
-            (false, true) => leave_as::<true, true>(l),
-            (false, false) => leave_as::<true, false>(l),
+        match (l.residual.is_null(), l.n == 2 * TILE, l.streams) {
+            (true, true, false) => leave_as::<false, true, false>(l),
+            (true, true, true) => leave_as::<false, true, true>(l),
+            (true, false, _) => leave_as::<false, false, false>(l),
+            (false, true, false) => leave_as::<true, true, false>(l),
+            (false, true, true) => leave_as::<true, true, true>(l),
+            (false, false, _) => leave_as::<true, false, false>(l),
         }
     }
 }
@@ -98,7 +100,7 @@ pub(super) unsafe fn leave(l: &Leaving) {
 /// # Safety
 /// As [`leave`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn leave_as<const RESIDUAL: bool, const WHOLE: bool>(l: &Leaving) {
+unsafe fn leave_as<const RESIDUAL: bool, const WHOLE: bool, const STREAMS: bool>(l: &Leaving) {
     let mask = u32::MAX >> (2 * TILE - l.n);
     let (low, high) = (_mm512_set1_ps(l.low), _mm512_set1_ps(l.high));
     // SAFETY: by the caller's word; masked lanes are not touched.
@@ -124,11 +126,35 @@ unsafe fn leave_as<const RESIDUAL: bool, const WHOLE: bool>(l: &Leaving) {
             v[0] = _mm512_min_ps(high, _mm512_max_ps(low, v[0]));
             v[1] = _mm512_min_ps(high, _mm512_max_ps(low, v[1]));
             let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(v[1], v[0]));
-            let y = l.y.add(p * l.stride).cast();
-            if WHOLE {
+            let y = l.y.add(p * l.stride).cast::<i16>();
+            if STREAMS {
+                _mm512_stream_si512(y.cast(), both)
+            } else if WHOLE {
                 _mm512_storeu_epi16(y, both)
             } else {
                 _mm512_mask_storeu_epi16(y, mask, both)
+            }
+        }
+    }
+}
+
+/// As [`Settling::write`].
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn settle(s: &Settling) {
+    let (low, high) = (_mm512_set1_ps(s.low), _mm512_set1_ps(s.high));
+    for column in 0..s.columns {
+        let at = column * TILE;
+        // SAFETY: by the caller's word.
+        unsafe {
+            let shift = _mm512_loadu_ps(s.shift.add(at));
+            for p in 0..s.pixels {
+                let v = _mm512_add_ps(_mm512_loadu_ps(s.c.add(p * 2 * TILE + at)), shift);
+                // A NaN, as the second operand, stays.
+                let v = _mm512_min_ps(high, _mm512_max_ps(low, v));
+                _mm512_storeu_ps(s.to.add(p * 2 * TILE + at), v);
             }
         }
     }

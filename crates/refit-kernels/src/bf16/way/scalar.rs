@@ -1,6 +1,6 @@
 //! Plain Rust.
 
-use super::{Block, Into, Leaving, TILE};
+use super::{Block, Into, Leaving, Settling, TILE};
 use crate::bf16::{from_f32, to_f32};
 
 /// As [`Block::compute`].
@@ -39,11 +39,27 @@ pub(super) unsafe fn leave(l: &Leaving) {
             if !l.residual.is_null() {
                 v += to_f32(*l.residual.add(p * l.stride + i));
             }
-            // Comparisons that leave a NaN.
-            v = if v < l.low { l.low } else { v };
-            v = if v > l.high { l.high } else { v };
+            v = clamp(v, l.low, l.high);
             *l.y.add(p * l.stride + i) = from_f32(v);
         }
+    }
+}
+
+/// Leaves a NaN.
+fn clamp(v: f32, low: f32, high: f32) -> f32 {
+    let v = if v < low { low } else { v };
+    if v > high { high } else { v }
+}
+
+/// As [`Settling::write`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn settle(s: &Settling) {
+    for (p, i) in (0..s.pixels).flat_map(|p| (0..s.columns * TILE).map(move |i| (p, i))) {
+        let at = p * 2 * TILE + i;
+        // SAFETY: by the caller's word.
+        unsafe { *s.to.add(at) = clamp(*s.c.add(at) + *s.shift.add(i), s.low, s.high) };
     }
 }
 
