@@ -6,9 +6,10 @@ use refit_data::DataError;
 use refit_net::model_file::ModelFileError;
 use refit_net::state_dict::StateDictError;
 use refit_net::zoo::ZooError;
-use refit_net::{EditError, GraphError, LoadError};
+use refit_net::{EditError, GraphError, LoadError, Precision, UnsupportedPrecision};
 
 use crate::logistic::LogisticError;
+use crate::settings::Strategy;
 
 /// What a user can do about an error; the error's own message says what is wrong and where.
 pub use refit_net::Hint;
@@ -32,6 +33,19 @@ pub enum LearnError {
     /// Weights that do not fit.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A precision that this machine does not have.
+    #[error(transparent)]
+    Precision(#[from] UnsupportedPrecision),
+    /// A precision of frozen layers, where there are none.
+    #[error(
+        "--precision {precision} does nothing with --strategy {strategy}, which trains all layers: what is trained computes in f32"
+    )]
+    NothingFrozen {
+        /// The precision.
+        precision: Precision,
+        /// The strategy.
+        strategy: Strategy,
+    },
     /// A file of tensors.
     #[error(transparent)]
     StateDict(#[from] StateDictError),
@@ -134,6 +148,10 @@ impl Hint for LearnError {
             Self::Graph(e) => return e.hint(),
             Self::Edit(e) => return e.hint(),
             Self::Load(e) => return e.hint(),
+            Self::Precision(e) => return e.hint(),
+            Self::NothingFrozen { .. } => {
+                "leave it out, or use --strategy features, partial, fine-tune or as-is".into()
+            }
             Self::StateDict(e) => return e.hint(),
             Self::ModelFile(e) => return e.hint(),
             Self::Logistic(e) => return e.hint(),

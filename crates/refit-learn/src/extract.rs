@@ -7,10 +7,10 @@ use refit_data::{
     Augment, CacheKey, ContentHash, DataError, DecodeOptions, FeatureCache, Loader, LoaderOptions,
     Preprocess, RgbImage, Sample, Skipped, Stream, check, decode_file_in,
 };
-use refit_net::Network;
+use refit_net::{Network, Precision};
 
 use crate::error::LearnError;
-use crate::model::RunOptions;
+use crate::model::{RunOptions, compile};
 use crate::watch::{Event, Watch, stage};
 
 /// How features are taken.
@@ -59,7 +59,8 @@ impl Features {
 /// Takes the features of `samples`: what the head of `net` would take.
 ///
 /// # Errors
-/// If an image cannot be read under `strict`, or none can be read at all.
+/// If an image cannot be read under `strict`, or none can be read at all, or this machine does not
+/// have the precision.
 pub fn extract(
     net: &Network,
     preprocess: &Preprocess,
@@ -76,7 +77,7 @@ pub fn extract(
     let missing = work.missing(&cache);
     let mut computed = 0;
     if !missing.is_empty() {
-        let compiled = net.compile(&[&node.name])?;
+        let compiled = compile(net, &node.name, options.run.precision)?;
         stage(watch, "features", missing.len(), || -> Result<(), LearnError> {
             let mut loader = work.loader(preprocess, &missing);
             for batch in loader.by_ref() {
@@ -118,10 +119,14 @@ fn open_cache(
     options: &ExtractOptions,
 ) -> Result<FeatureCache, LearnError> {
     let Some(dir) = &options.cache else { return Ok(FeatureCache::in_memory(dim)) };
+    let name = net.graph().name();
     let key = CacheKey {
         frozen: net.fingerprint(layer)?,
         preprocess: preprocess.digest(&DecodeOptions::default()),
-        what: format!("{} {layer}", net.graph().name()),
+        what: match options.run.precision {
+            Precision::F32 => format!("{name} {layer}"),
+            other => format!("{name} {layer} in {other}"),
+        },
     };
     Ok(FeatureCache::open(dir, &key, dim))
 }

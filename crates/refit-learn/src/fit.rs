@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::Stream;
 use refit_net::state_dict::{Dtype, StateDict, write_safetensors};
-use refit_net::{Network, Pass, Training, TrainingOptions, Value};
+use refit_net::{Network, Pass, Precision, Training, TrainingOptions, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -85,6 +85,8 @@ pub struct Fitted {
 pub struct FitOptions<'a> {
     /// How gradient descent is done.
     pub training: &'a TrainingSettings,
+    /// What frozen layers compute with, which this machine must have.
+    pub precision: Precision,
     /// Weights by class in the loss, `[classes]`.
     pub class_weights: &'a [f32],
     /// Decides orders, views and dropout.
@@ -104,15 +106,17 @@ pub struct FitOptions<'a> {
 /// Trains what is not frozen in `net`; continues from the last checkpoint where there is one.
 ///
 /// # Errors
-/// If images cannot be read, a checkpoint cannot be written, the loss diverges, or `watch` stops.
+/// If images cannot be read, a checkpoint cannot be written, the loss diverges, `watch` stops, or
+/// this machine does not have the precision.
 pub fn fit(
     net: Network,
     feed: &dyn Feed,
     options: &FitOptions,
     watch: &dyn Watch,
 ) -> Result<Fitted, LearnError> {
+    options.precision.check()?;
     let mut state = State::begin(net, options)?;
-    let training = Training::new(&state.net);
+    let training = Training::new_in(&state.net, options.precision);
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
         let epoch = state.history.len() + 1;

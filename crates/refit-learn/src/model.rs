@@ -9,7 +9,7 @@ use refit_data::{
 };
 use refit_net::state_dict::StateDict;
 use refit_net::zoo::{self, Architecture, InputSpec};
-use refit_net::{Compiled, HeadWeights, Network, model_file};
+use refit_net::{Compiled, HeadWeights, Network, Precision, model_file};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -92,12 +92,14 @@ pub struct RunOptions {
     pub workers: usize,
     /// What an unreadable image does.
     pub strictness: Strictness,
+    /// What the network computes with.
+    pub precision: Precision,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { batch: 32, workers, strictness: Strictness::Skip }
+        Self { batch: 32, workers, strictness: Strictness::Skip, precision: Precision::F32 }
     }
 }
 
@@ -227,7 +229,7 @@ impl Model {
         self.card.settings.as_ref().map(|s| s.strategy)
     }
 
-    /// Class probabilities of one image file, in the order of [`Card::classes`].
+    /// Class probabilities of one image file, in the order of [`Card::classes`]; computed in f32.
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -249,7 +251,8 @@ impl Model {
     /// values in order; gives the unreadable ones.
     ///
     /// # Errors
-    /// If there is no such layer, or an image cannot be read under [`Strictness::Strict`].
+    /// If there is no such layer, this machine does not have the precision, or an image cannot be
+    /// read under [`Strictness::Strict`].
     pub fn run(
         &self,
         samples: &[Sample],
@@ -258,12 +261,21 @@ impl Model {
         watch: &dyn Watch,
         each: &mut dyn FnMut(Output),
     ) -> Result<Vec<Skipped>, LearnError> {
-        let compiled = match layer {
-            Some(layer) => self.network.compile(&[layer])?,
-            None => self.network.compile_all(),
-        };
+        let graph = self.network.graph();
+        let layer = layer.unwrap_or(&graph.nodes()[graph.output()].name);
+        let compiled = compile(&self.network, layer, options.precision)?;
         run_compiled(&compiled, &self.network, &self.card.preprocess, samples, options, watch, each)
     }
+}
+
+/// Compiles the way from images to a layer, in a precision that this machine must have.
+pub(crate) fn compile(
+    network: &Network,
+    layer: &str,
+    precision: Precision,
+) -> Result<Compiled, LearnError> {
+    precision.check()?;
+    Ok(network.compile_in(&[layer], precision)?)
 }
 
 /// Runs images through something compiled for one output.

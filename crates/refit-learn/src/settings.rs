@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use refit_data::Augment;
-use refit_net::{HeadKind, NormStatistics};
+use refit_net::{HeadKind, NormStatistics, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -55,6 +55,12 @@ impl Strategy {
     /// Whether gradients run through more than the head.
     pub const fn trains_body(self) -> bool {
         !matches!(self, Self::AsIs | Self::Features)
+    }
+
+    /// Whether a frozen network runs: all of it, what lies below the trained layers, or what gives
+    /// the features that a head starts from.
+    pub const fn runs_frozen(self) -> bool {
+        !matches!(self, Self::PretrainedInit | Self::Scratch)
     }
 }
 
@@ -120,6 +126,9 @@ pub struct Settings {
     /// The first layer or block that `partial` trains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfreeze_from: Option<String>,
+    /// What frozen layers compute with; what is trained computes in f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// What classifies.
     pub head: HeadKind,
     /// Views of each training image that the head of `features` learns from: the plain one, the
@@ -243,6 +252,7 @@ impl Settings {
             weights: None,
             strategy,
             unfreeze_from: None,
+            precision: Precision::F32,
             head: HeadKind::Linear,
             views: 2,
             seed: 0,
@@ -265,10 +275,10 @@ impl Settings {
         }
     }
 
-    /// Checks every range.
+    /// Checks every range, and that this machine has the precision.
     ///
     /// # Errors
-    /// The first setting that is out of its range.
+    /// The first setting that cannot be.
     pub fn validate(&self) -> Result<(), LearnError> {
         let t = &self.training;
         let check = |fine: bool, name, value: String, range| match fine {
@@ -312,6 +322,10 @@ impl Settings {
         }
         let named = self.strategy != Strategy::Partial || self.unfreeze_from.is_some();
         check(named, "--unfreeze-from", "not given".into(), "a layer, for --strategy partial")?;
-        Ok(())
+        if self.precision != Precision::F32 && !self.strategy.runs_frozen() {
+            let (precision, strategy) = (self.precision, self.strategy);
+            return Err(LearnError::NothingFrozen { precision, strategy });
+        }
+        Ok(self.precision.check()?)
     }
 }

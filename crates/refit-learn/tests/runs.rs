@@ -8,9 +8,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_learn::{
-    Event, Hint, LearnError, Model, RunContext, RunOptions, Settings, Strategy, Watch, train,
+    Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions, Settings, Strategy, Watch,
+    train,
 };
-use refit_net::{Edit, HeadKind};
+use refit_net::{Edit, HeadKind, Precision};
 
 /// A 24-bit BMP of stripes: `hue` decides the colour, `variant` the stripes.
 fn picture(path: &Path, hue: usize, variant: usize) {
@@ -152,6 +153,70 @@ fn cached_features_are_used_again_and_give_the_same_model() {
     assert!(!third.says(" 0 rows computed"));
 }
 
+fn has_bf16() -> bool {
+    let supported = Precision::Bf16.is_supported();
+    if !supported {
+        eprintln!("skipped: this CPU has neither AMX nor AVX512-BF16");
+    }
+    supported
+}
+
+#[test]
+fn bf16_features_are_kept_apart_and_serve_as_well() {
+    if !has_bf16() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[5, 5]);
+    let context = RunContext { cache: Some(dir.path().join("cache")), ..context(None) };
+    let full = small(&data, Strategy::Features);
+    let half = Settings { precision: Precision::Bf16, ..full.clone() };
+    let run = |settings: &Settings| {
+        let log = Log::default();
+        (train(settings, &context, &log).unwrap(), log)
+    };
+    let (in_f32, _) = run(&full);
+    let (in_bf16, log) = run(&half);
+    assert!(log.says("bf16 features of 10 images"));
+    assert!(log.says("18 rows computed and 0 from the cache"));
+    assert!(run(&half).1.says(" 0 rows computed and 18 from the cache"));
+    assert!(run(&full).1.says(" 0 rows computed and 18 from the cache"));
+    for (outcome, precision) in [(&in_f32, Precision::F32), (&in_bf16, Precision::Bf16)] {
+        assert_eq!(outcome.report.precision, precision);
+        assert_eq!(outcome.model.card.settings.as_ref().unwrap().precision, precision);
+        assert_eq!(outcome.report.val.as_ref().unwrap().top1, 1.0);
+    }
+    let weights =
+        |outcome: &Outcome| outcome.model.network.parameters()["classifier.weight"].to_vec();
+    assert_ne!(weights(&in_f32), weights(&in_bf16));
+}
+
+#[test]
+fn strategies_that_train_layers_run_what_is_frozen_in_bf16() {
+    if !has_bf16() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[4, 4]);
+    for strategy in [Strategy::Partial, Strategy::FineTune] {
+        let run = |precision| {
+            let mut settings = Settings { precision, ..small(dir.path(), strategy) };
+            settings.training.epochs = 1;
+            settings.unfreeze_from = (strategy == Strategy::Partial).then(|| "conv_head".into());
+            let log = Log::default();
+            let outcome = train(&settings, &context(None), &log).unwrap();
+            assert_eq!(log.says("bf16 features of 8 images"), precision == Precision::Bf16);
+            outcome
+        };
+        let (full, half) = (run(Precision::F32), run(Precision::Bf16));
+        // Two validation images say little after two steps; the training loss hardly moves.
+        let loss = |outcome: &Outcome| outcome.history[0].train_loss;
+        assert_ne!(loss(&full), loss(&half), "{strategy}");
+        assert!((loss(&full) - loss(&half)).abs() < 0.2 * loss(&full), "{strategy}");
+    }
+}
+
 #[test]
 fn every_strategy_trains_what_it_should() {
     let dir = tempfile::tempdir().unwrap();
@@ -185,13 +250,24 @@ fn every_strategy_trains_what_it_should() {
     }
 }
 
-/// What is stopped and resumed, with another number of threads, ends with the same bytes.
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
+    a_resumed_run_equals_an_uninterrupted_one_in(Precision::F32);
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one_in_bf16() {
+    if has_bf16() {
+        a_resumed_run_equals_an_uninterrupted_one_in(Precision::Bf16);
+    }
+}
+
+/// What is stopped and resumed, with another number of threads, ends with the same bytes.
+fn a_resumed_run_equals_an_uninterrupted_one_in(precision: Precision) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     pictures(&data, &[5, 5]);
-    let mut settings = small(&data, Strategy::Partial);
+    let mut settings = Settings { precision, ..small(&data, Strategy::Partial) };
     settings.unfreeze_from = Some("blocks.6".into());
     settings.training.epochs = 3;
     let whole = dir.path().join("whole");
@@ -217,6 +293,22 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     assert!(error.hint().unwrap().contains("put the images back"));
 }
 
+/// A run that was begun before there was a choice computed in f32.
+#[test]
+fn settings_without_a_precision_mean_f32() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { precision: Precision::Bf16, ..small(dir.path(), Strategy::Features) };
+    let text = toml::to_string(&settings).unwrap();
+    let line = "precision = \"bf16\"\n";
+    assert!(text.contains(line), "{text}");
+    let file = dir.path().join("settings.toml");
+    fs::write(&file, &text).unwrap();
+    assert_eq!(refit_learn::read_settings(dir.path()).unwrap(), settings);
+    fs::write(&file, text.replace(line, "")).unwrap();
+    let before = Settings { precision: Precision::F32, ..settings };
+    assert_eq!(refit_learn::read_settings(dir.path()).unwrap(), before);
+}
+
 #[test]
 fn as_is_knows_its_own_classes_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -228,7 +320,13 @@ fn as_is_knows_its_own_classes_only() {
     let outcome = train(&small(dir.path(), Strategy::AsIs), &context(None), &()).unwrap();
     assert_eq!(outcome.report.classes.len(), 1000);
     assert_eq!(outcome.report.parameters[0], 0);
-    assert_eq!(outcome.report.val.unwrap().samples, 6, "nothing is trained: all images judge");
+    let val = outcome.report.val.unwrap();
+    assert_eq!(val.samples, 6, "nothing is trained: all images judge");
+    if has_bf16() {
+        let half = Settings { precision: Precision::Bf16, ..small(dir.path(), Strategy::AsIs) };
+        let half = train(&half, &context(None), &()).unwrap().report.val.unwrap();
+        assert!(half.loss != val.loss && (half.loss - val.loss).abs() < 0.1 * val.loss);
+    }
     let other = tempfile::tempdir().unwrap();
     pictures(other.path(), &[3, 3]);
     let error = train(&small(other.path(), Strategy::AsIs), &context(None), &()).unwrap_err();
@@ -263,6 +361,24 @@ fn refusals_say_what_and_how_to_mend_it() {
         Settings { unfreeze_from: Some("blocks.12".into()), ..small(&data, Strategy::Partial) };
     let (message, hint) = refused(&partial);
     assert!(message.contains("no layer `blocks.12`") && hint.contains("refit layers"), "{message}");
+
+    for strategy in [Strategy::Scratch, Strategy::PretrainedInit] {
+        let idle = Settings { precision: Precision::Bf16, ..small(&data, strategy) };
+        let (message, hint) = refused(&idle);
+        assert_eq!(
+            message,
+            format!(
+                "--precision bf16 does nothing with --strategy {strategy}, which trains all \
+                 layers: what is trained computes in f32"
+            )
+        );
+        assert!(hint.starts_with("leave it out, or use --strategy features"), "{hint}");
+    }
+    if !Precision::Bf16.is_supported() {
+        let (message, hint) = refused(&Settings { precision: Precision::Bf16, ..settings() });
+        assert!(message.contains("neither AMX nor AVX512-BF16"), "{message}");
+        assert_eq!(hint, "use --precision f32");
+    }
 
     let mut wild = Settings { head: HeadKind::Mlp { hidden: 4 }, ..settings() };
     wild.training.learning_rate = 1.0;

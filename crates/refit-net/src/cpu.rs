@@ -10,6 +10,7 @@ pub(crate) mod clock;
 pub(crate) mod half;
 mod inverted;
 pub(crate) mod map;
+mod precision;
 pub(crate) mod program;
 pub(crate) mod tape;
 
@@ -20,32 +21,7 @@ use refit_kernels::ConvShape;
 use crate::layer::{Activation, Conv};
 use crate::ops::Geometry;
 
-/// The numbers that the frozen part of a network computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Brain floats: f32 with 8 bits of mantissa. Maps and weights are rounded to them, sums are
-    /// taken in f32. Needs a CPU with AMX or AVX512-BF16.
-    Bf16,
-}
-
-impl Precision {
-    /// Whether this machine computes in it faster than in f32.
-    pub fn is_supported(self) -> bool {
-        self == Self::F32 || refit_kernels::bf16::is_supported()
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
+pub use precision::{Precision, UnsupportedPrecision};
 
 /// Whether networks on `device` run here.
 pub(crate) fn runs_on(device: &Device) -> bool {

@@ -128,6 +128,8 @@ enum Engine {
     Kernels(Program),
     /// Operations on Burn's tensors, on any device.
     Tensors { given: Vec<NodeId>, steps: Vec<(Step, Vec<NodeId>, Kernel)>, outputs: Vec<NodeId> },
+    /// One after the other.
+    Chain(Box<[Compiled; 2]>),
 }
 
 impl Network {
@@ -191,7 +193,7 @@ impl Compiled {
         Self::with_precision(net, given, outputs, Precision::F32)
     }
 
-    fn with_precision(
+    pub(crate) fn with_precision(
         net: &Network,
         given: Vec<NodeId>,
         outputs: Vec<NodeId>,
@@ -203,6 +205,11 @@ impl Compiled {
         let known: BTreeSet<NodeId> = given.iter().copied().collect();
         let plan = Plan::new(&net.graph, &known, &outputs);
         Self(Engine::Kernels(Program::new(net, plan, given, &outputs, precision)))
+    }
+
+    /// Both, the second from the values of the first.
+    pub(crate) fn then(self, second: Self) -> Self {
+        Self(Engine::Chain(Box::new([self, second])))
     }
 
     /// Compiled to operations on tensors, which every device has.
@@ -223,6 +230,16 @@ impl Compiled {
         match &self.0 {
             Engine::Kernels(program) => program.takes_input(),
             Engine::Tensors { steps, .. } => steps.iter().any(|(step, ..)| step.main == 0),
+            Engine::Chain(parts) => parts[0].takes_input(),
+        }
+    }
+
+    /// Number of layers whose values it runs from.
+    fn takes(&self) -> usize {
+        match &self.0 {
+            Engine::Kernels(program) => program.given().len(),
+            Engine::Tensors { given, .. } => given.len(),
+            Engine::Chain(parts) => parts[0].takes(),
         }
     }
 
@@ -236,12 +253,9 @@ impl Compiled {
     /// # Panics
     /// If the number of values differs.
     pub fn run_from(&self, given: Vec<Value>) -> Vec<Value> {
-        let wanted = match &self.0 {
-            Engine::Kernels(program) => program.given().len(),
-            Engine::Tensors { given, .. } => given.len(),
-        };
-        assert_eq!(given.len(), wanted, "one value for each given layer");
+        assert_eq!(given.len(), self.takes(), "one value for each given layer");
         match &self.0 {
+            Engine::Chain(parts) => parts[1].run_from(parts[0].run_from(given)),
             Engine::Kernels(program) => program.run(given),
             Engine::Tensors { given: nodes, steps, outputs } => {
                 let mut values = Values::new(nodes.iter().copied().zip(given));

@@ -22,8 +22,8 @@ pub mod state_dict;
 mod training;
 pub mod zoo;
 
-pub use cpu::Precision;
 pub use cpu::clock::{Phase, StepTime, profile};
+pub use cpu::{Precision, UnsupportedPrecision};
 pub use edit::{Edit, EditError, HeadKind};
 pub use error::Hint;
 pub use frozen::{Compiled, Value};

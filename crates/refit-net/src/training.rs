@@ -6,9 +6,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cpu;
 use crate::cpu::map::Floats;
 use crate::cpu::tape::{Recorded, Tape, record};
+use crate::cpu::{self, Precision};
 use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
 use crate::graph::NodeId;
 use crate::layer::{Activation, BatchNorm, Conv, Layer};
@@ -65,6 +65,14 @@ impl Training {
     /// Splits a network into its frozen and its trained part. The frozen one is compiled with the
     /// parameters as they are now.
     pub fn new(net: &Network) -> Self {
+        Self::new_in(net, Precision::F32)
+    }
+
+    /// The same with a frozen part that computes in `precision`; what is trained computes in f32.
+    ///
+    /// # Panics
+    /// If the precision is not supported here ([`Precision::is_supported`]).
+    pub fn new_in(net: &Network, precision: Precision) -> Self {
         let trained = trained_nodes(net);
         let nodes = net.graph.nodes();
         let is_boundary = |id: &NodeId| !trained.contains(id);
@@ -79,7 +87,7 @@ impl Training {
         }
         let plan = Plan::new(&net.graph, &boundary, &[output]);
         let boundary: Vec<NodeId> = boundary.into_iter().collect();
-        let frozen = Compiled::new(net, vec![0], boundary.clone());
+        let frozen = Compiled::with_precision(net, vec![0], boundary.clone(), precision);
         Self { boundary, frozen, plan }
     }
 
@@ -134,6 +142,21 @@ impl Training {
             way_back: WayBack::Leaves(recorder.leaves),
             statistics: recorder.statistics,
         }
+    }
+}
+
+impl Network {
+    /// Compiles the whole network to be judged as [`Training::new_in`] trains it: what is frozen
+    /// computes in `precision`, the rest in f32.
+    ///
+    /// # Panics
+    /// If the precision is not supported here ([`Precision::is_supported`]).
+    pub fn compile_mixed(&self, precision: Precision) -> Compiled {
+        if precision == Precision::F32 {
+            return self.compile_all();
+        }
+        let Training { boundary, frozen, .. } = Training::new_in(self, precision);
+        frozen.then(Compiled::new(self, boundary, vec![self.graph.output()]))
     }
 }
 

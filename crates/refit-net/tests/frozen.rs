@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_net::{
-    BatchNorm, Builder, Conv, Edit, Graph, HeadKind, MaxPool, Network, NormStatistics, Shape,
-    Training, TrainingOptions,
+    BatchNorm, Builder, Compiled, Conv, Edit, Graph, HeadKind, MaxPool, Network, NormStatistics,
+    Precision, Shape, Training, TrainingOptions,
 };
 
 /// A small residual network with everything in it: strides, a depthwise part, a shortcut.
@@ -119,6 +119,35 @@ fn one_value_a_channel_is_normalized_by_what_is_stored() {
     let mut updated = net.clone();
     pass.update_statistics(&mut updated);
     assert_eq!(bits(&updated), bits(&net));
+}
+
+/// Linear layers run in f32 in any case, so that with a head alone to train the mixture is a
+/// network in bf16.
+#[test]
+fn mixed_precision_rounds_the_frozen_part_alone() {
+    if !Precision::Bf16.is_supported() {
+        eprintln!("skipped: this CPU has neither AMX nor AVX512-BF16");
+        return;
+    }
+    let run = |compiled: Compiled| compiled.run(images(3, 1.0)).remove(0).to_vec();
+    let net = steps(network(), 2, 4);
+    let full = run(net.compile_all());
+    let half = run(net.compile_in(&["fc"], Precision::Bf16).unwrap());
+    assert_ne!(full, half);
+    assert_eq!(run(net.compile_mixed(Precision::Bf16)), full, "nothing is frozen");
+    let headed = net.edit(&[Edit::FreezeBody], 0).unwrap();
+    assert_eq!(run(headed.compile_mixed(Precision::F32)), full);
+    assert_eq!(run(headed.compile_mixed(Precision::Bf16)), half);
+    let upper = net.edit(&[Edit::UnfreezeFrom { layer: "block2".into() }], 0).unwrap();
+    let mixed = run(upper.compile_mixed(Precision::Bf16));
+    assert!(mixed != full && mixed != half);
+    // Training sees the same: from rounded values on, a network in f32.
+    let training = Training::new_in(&upper, Precision::Bf16);
+    let boundary = training.run_frozen(images(3, 1.0));
+    let rounded = upper.compile_in(&["pool"], Precision::Bf16).unwrap();
+    assert_eq!(boundary[0].to_vec(), run(rounded));
+    let upwards = upper.compile_between(&training.boundary(&upper), &["fc"]).unwrap();
+    assert_eq!(upwards.run_from(boundary).remove(0).to_vec(), mixed);
 }
 
 /// Folding and fusing change no result beyond rounding, wherever a value is tapped.

@@ -1,6 +1,16 @@
 //! Values on the command line that are more than a word or a number.
 
-use refit::HeadKind;
+use clap::Args;
+use refit::net::Precision;
+use refit::{HeadKind, Hint};
+
+/// What a whole network computes with.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PrecisionArg {
+    /// Type of the numbers in the network: f32, or bf16 on a CPU with AMX or AVX512-BF16
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
+    pub precision: Precision,
+}
 
 /// A count of one or more.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
@@ -29,6 +39,14 @@ pub fn duration(text: &str) -> Result<f64, String> {
         rest = &unit[end..];
     }
     if seconds > 0.0 { Ok(seconds) } else { Err(wrong()) }
+}
+
+/// `f32`, or `bf16` where this CPU has it.
+pub fn precision(name: &str) -> Result<Precision, String> {
+    let precision: Precision = name.parse()?;
+    let how = |error: &dyn Hint| error.hint().map(|hint| format!(": {hint}")).unwrap_or_default();
+    precision.check().map_err(|error| format!("{error}{}", how(&error)))?;
+    Ok(precision)
 }
 
 /// `linear` or `mlp:H`.
@@ -65,6 +83,18 @@ mod tests {
         assert_eq!(at_least_one("3"), Ok(3));
         for wrong in ["", "0", "-1", "2.5", "many"] {
             assert!(at_least_one(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn precisions() {
+        assert_eq!(precision("f32"), Ok(Precision::F32));
+        match precision("bf16") {
+            Ok(found) => assert_eq!(found, Precision::Bf16),
+            Err(said) => assert!(said.ends_with("use --precision f32"), "{said}"),
+        }
+        for wrong in ["", "f16", "BF16", "32"] {
+            assert!(precision(wrong).unwrap_err().contains("`bf16`"), "{wrong}");
         }
     }
 

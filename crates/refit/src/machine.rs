@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 use refit::data::Strictness;
+use refit::net::Precision;
 use refit::{Device, RunOptions};
 
 use crate::arguments;
@@ -58,8 +59,8 @@ impl Machine {
     }
 
     /// How images run through a network.
-    pub fn run_options(&self, strict: bool) -> RunOptions {
+    pub fn run_options(&self, strict: bool, precision: Precision) -> RunOptions {
         let strictness = if strict { Strictness::Strict } else { Strictness::Skip };
-        RunOptions { workers: self.threads(), strictness, ..RunOptions::default() }
+        RunOptions { workers: self.threads(), strictness, precision, ..RunOptions::default() }
     }
 }

@@ -8,7 +8,7 @@ use refit_net::zoo;
 use super::start::Start;
 use super::{Outcome, Report, Run, Seconds};
 use crate::error::LearnError;
-use crate::model::Model;
+use crate::model::{Model, compile};
 use crate::settings::Strategy;
 
 impl Run<'_> {
@@ -42,8 +42,11 @@ impl Run<'_> {
         }
         let classes: Vec<String> = known.iter().map(|&(_, name)| name.to_owned()).collect();
         let began = Instant::now();
+        let graph = start.network.graph();
+        let output = &graph.nodes()[graph.output()].name;
         let judge = |samples: &[Sample], what| {
-            self.judge_as(&start.network, &start.preprocess, samples, what, &classes)
+            let compiled = || compile(&start.network, output, self.settings.precision);
+            self.judge_as(compiled, &start.network, &start.preprocess, samples, what, &classes)
         };
         let (val, test) = (judge(&images.val, "validation")?, judge(&images.test, "test")?);
         let mut card = self.card(start.preprocess, start.weights, &images, val.clone());
@@ -51,6 +54,7 @@ impl Run<'_> {
         let report = Report {
             strategy: Strategy::AsIs,
             backbone: self.settings.backbone.clone(),
+            precision: self.settings.precision,
             classes,
             val,
             test,

@@ -63,6 +63,7 @@ impl Run<'_> {
     ) -> Result<Learned, LearnError> {
         let options = FitOptions {
             training,
+            precision: self.settings.precision,
             class_weights: &self.class_weights(feed.labels()),
             seed: self.settings.seed,
             time_budget: self.settings.time_budget,

@@ -2,6 +2,7 @@
 
 use refit_data::check::{CheckOptions, Fingerprint, check_readable};
 use refit_data::{Augment, ContentHash, DecodeOptions, Sample, Skipped};
+use refit_net::Precision;
 
 use super::Run;
 use super::start::Start;
@@ -52,8 +53,12 @@ impl Run<'_> {
         let SplitFeatures { learned, judged } = &features;
         let rows = (learned.rows.len() + judged.rows.len()) / learned.dim;
         let computed = learned.computed + judged.computed;
+        let kind = match self.settings.precision {
+            Precision::F32 => String::new(),
+            other => format!("{other} "),
+        };
         self.watch.event(Event::Note(format!(
-            "features of {} images in {:.1} s, {} rows computed and {} from the cache",
+            "{kind}features of {} images in {:.1} s, {} rows computed and {} from the cache",
             learned.readable.len() + judged.readable.len(),
             learned.seconds + judged.seconds,
             computed,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
 use refit_data::{Preprocess, Sample};
-use refit_net::{Network, Value};
+use refit_net::{Compiled, Network, Value};
 
 use super::images::{Images, SplitFeatures};
 use super::{Run, labels};
@@ -30,6 +30,8 @@ impl Run<'_> {
         (judge(0, &images.val), judge(images.val.len(), &images.test))
     }
 
+    /// Metrics of a network that computes as in training: what is frozen in the settings'
+    /// precision, the rest in f32.
     pub(super) fn judge(
         &self,
         network: &Network,
@@ -37,11 +39,13 @@ impl Run<'_> {
         samples: &[Sample],
         what: &str,
     ) -> Result<Option<Metrics>, LearnError> {
-        self.judge_as(network, preprocess, samples, what, &self.dataset.classes)
+        let compiled = || Ok(network.compile_mixed(self.settings.precision));
+        self.judge_as(compiled, network, preprocess, samples, what, &self.dataset.classes)
     }
 
     pub(super) fn judge_as(
         &self,
+        compiled: impl FnOnce() -> Result<Compiled, LearnError>,
         network: &Network,
         preprocess: &Preprocess,
         samples: &[Sample],
@@ -51,7 +55,7 @@ impl Run<'_> {
         if samples.is_empty() {
             return Ok(None);
         }
-        let compiled = network.compile_all();
+        let compiled = compiled()?;
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         stage(self.watch, what, samples.len(), || {
             run_compiled(

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use refit_data::{Dataset, Preprocess, Sample, Skipped, Strictness, cache};
-use refit_net::{Edit, Network, zoo};
+use refit_net::{Edit, Network, Precision, zoo};
 use serde::{Deserialize, Serialize};
 
 pub use folder::read_settings;
@@ -73,6 +73,8 @@ pub struct Report {
     pub strategy: Strategy,
     /// Which network.
     pub backbone: String,
+    /// What frozen layers computed with.
+    pub precision: Precision,
     /// Class names in the model's order.
     pub classes: Vec<String>,
     /// On the validation images.
@@ -161,6 +163,7 @@ impl Run<'_> {
             batch: 32,
             workers: self.context.workers,
             strictness: if self.settings.strict { Strictness::Strict } else { Strictness::Skip },
+            precision: self.settings.precision,
         }
     }
 
@@ -172,9 +175,8 @@ impl Run<'_> {
     fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
         let classes = self.dataset.classes.len();
         let strategy = self.settings.strategy;
-        let transfers = !matches!(strategy, Strategy::Scratch | Strategy::PretrainedInit);
         let mut seconds = Seconds::default();
-        let (images, features) = if transfers {
+        let (images, features) = if strategy.runs_frozen() {
             let features = self.features(&start)?;
             seconds.features = features.learned.seconds + features.judged.seconds;
             (self.images_with(&features)?, Some(features))
@@ -212,6 +214,7 @@ impl Run<'_> {
         let report = Report {
             strategy,
             backbone: self.settings.backbone.clone(),
+            precision: self.settings.precision,
             classes: self.dataset.classes.clone(),
             val,
             test,

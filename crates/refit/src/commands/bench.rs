@@ -14,7 +14,7 @@ use refit::learn::{Optimizer, OptimizerKind, Targets};
 use refit::net::{
     Edit, HeadKind, NormStatistics, Precision, StepTime, Training, TrainingOptions, profile,
 };
-use refit::{Device, LearnError, Network, Strategy, TrainingSettings};
+use refit::{Device, LearnError, Network, RunOptions, Strategy, TrainingSettings};
 use serde::Serialize;
 
 use self::job::JobTimes;
@@ -62,8 +62,8 @@ pub struct Bench {
     #[arg(long, value_name = "N", value_parser = arguments::at_least_one)]
     size: Option<usize>,
 
-    /// Type of the numbers: f32, or bf16 for `infer`
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
+    /// Type of the numbers: f32, or bf16 on a CPU with AMX or AVX512-BF16; `train` is in f32
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = arguments::precision)]
     precision: Precision,
 
     /// How long to measure
@@ -76,7 +76,7 @@ pub struct Bench {
 
     /// Show where the time of a job over these images goes: decoding, preprocessing, the network
     /// up to its head, fitting a head
-    #[arg(long, value_name = "DATA", conflicts_with_all = ["layers", "mode", "size", "precision", "seconds"])]
+    #[arg(long, value_name = "DATA", conflicts_with_all = ["layers", "mode", "size", "seconds"])]
     job: Option<PathBuf>,
 
     /// Print JSON, which it does in any case but for --layers and --job
@@ -89,15 +89,6 @@ pub struct Bench {
 enum Mode {
     Infer,
     Train,
-}
-
-fn precision(name: &str) -> Result<Precision, String> {
-    match name {
-        "f32" => Ok(Precision::F32),
-        "bf16" if Precision::Bf16.is_supported() => Ok(Precision::Bf16),
-        "bf16" => Err("this CPU has neither AMX nor AVX512-BF16: use `f32`".into()),
-        _ => Err("networks run in `f32` or `bf16`".into()),
-    }
 }
 
 /// A number of seconds, with or without a unit.
@@ -115,7 +106,7 @@ struct Measured<'a> {
     mode: Mode,
     batch: usize,
     size: usize,
-    precision: String,
+    precision: Precision,
     threads: usize,
     steps: usize,
     images_per_second: f64,
@@ -148,7 +139,8 @@ impl Bench {
             ));
         }
         if let Some(data) = &self.job {
-            let times = JobTimes::measure(&model, data, batch, machine.threads())?;
+            let options = RunOptions { batch, ..machine.run_options(false, self.precision) };
+            let times = JobTimes::measure(&model, data, &options)?;
             return self.print(&times, || times.in_words());
         }
         let images = random_images([batch, 3, size, size], &device);
@@ -248,7 +240,7 @@ impl Bench {
             mode: self.mode,
             batch: self.batch,
             size,
-            precision: self.precision.to_string(),
+            precision: self.precision,
             threads: machine.threads(),
             steps: times.len(),
             images_per_second: self.batch as f64 / median,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::arguments::PrecisionArg;
 use crate::cli::TEMPLATE;
 use crate::commands::predict::{name_skipped, samples};
 use crate::failure::Failure;
@@ -25,6 +26,7 @@ channel's mean over the image.",
   refit embed efficientnet_lite0 photos/ --out features.npy
   refit embed model.safetensors photos/ --out features.parquet
   refit embed efficientnet_lite0 photos/ --at blocks.4 --out features.csv
+  refit embed efficientnet_lite0 photos/ --precision bf16 --out features.npy
 
 Formats, by the name's ending:
   .npy       float32 [n, dim]; the paths, a line each, in FILE.paths.txt
@@ -48,6 +50,9 @@ pub struct Embed {
     /// Layer or block whose values are the features [default: what the head takes]
     #[arg(long, value_name = "LAYER")]
     at: Option<String>,
+
+    #[command(flatten)]
+    precision: PrecisionArg,
 
     /// Fail at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -73,7 +78,7 @@ impl Embed {
         let samples = samples(&self.paths)?;
         let mut rows = Rows::for_file(&self.out, node.shape.channels())?;
         let progress = Progress::new();
-        let options = machine.run_options(self.strict);
+        let options = machine.run_options(self.strict, self.precision.precision);
         let mut broken = None;
         let done = progress.stage("embed", samples.len(), || {
             model.run(&samples, Some(&node.name), &options, &progress, &mut |output| {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use refit::Evaluation;
 
+use crate::arguments::PrecisionArg;
 use crate::cli::TEMPLATE;
 use crate::commands::train::{accuracy, per_class};
 use crate::failure::Failure;
@@ -23,7 +24,8 @@ DATA is a folder with a folder of images for each class, or a CSV with the colum
 Classes are matched by name; all images count, whatever split they are in.",
     after_help = "Examples:
   refit evaluate model.safetensors test-photos/
-  refit evaluate model.safetensors test.csv --json"
+  refit evaluate model.safetensors test.csv --json
+  refit evaluate model.safetensors test-photos/ --precision bf16"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -31,6 +33,9 @@ pub struct Evaluate {
 
     /// Folder of class folders, or CSV
     data: PathBuf,
+
+    #[command(flatten)]
+    precision: PrecisionArg,
 
     /// Stop at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -46,8 +51,8 @@ impl Evaluate {
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
         let model = self.model.open(&machine.device())?;
         let progress = Progress::new();
-        let evaluation =
-            model.evaluate(&self.data, &machine.run_options(self.strict), &progress)?;
+        let options = machine.run_options(self.strict, self.precision.precision);
+        let evaluation = model.evaluate(&self.data, &options, &progress)?;
         for skip in &evaluation.skipped {
             progress.say(&format!("warning: {} is left out: {}", skip.path.display(), skip.reason));
         }

@@ -8,6 +8,7 @@ use clap::Args;
 use refit::Model;
 use refit::data::{Interpolation, Preprocess, Resize};
 use refit::learn::Card;
+use refit::net::Precision;
 use refit::net::state_dict::StateDict;
 use serde::Serialize;
 
@@ -120,7 +121,10 @@ fn model_rows(model: &Model) -> Vec<Vec<String>> {
     ];
     if let Some(settings) = &card.settings {
         let head = settings.head;
-        let strategy = format!("{}, {head} head, seed {}", settings.strategy, settings.seed);
+        let mut strategy = format!("{}, {head} head, seed {}", settings.strategy, settings.seed);
+        if settings.precision != Precision::F32 {
+            strategy += &format!(", frozen layers in {}", settings.precision);
+        }
         rows.push(row("strategy", strategy));
     }
     if let Some(data) = &card.data {

@@ -8,7 +8,7 @@ use refit::data::{DataError, Sample, Skipped, list_images};
 use refit::{LearnError, Model};
 use serde::Serialize;
 
-use crate::arguments;
+use crate::arguments::{self, PrecisionArg};
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -24,6 +24,7 @@ use crate::progress::Progress;
   refit predict model.safetensors new.jpg
   refit predict efficientnet_lite0 holiday/ --top 5
   refit predict model.safetensors new/ --format csv > classes.csv
+  refit predict model.safetensors new/ --precision bf16
   find . -name '*.jpg' | refit predict model.safetensors - --format jsonl
 
 Formats:
@@ -50,6 +51,9 @@ pub struct Predict {
     /// How to print [default: table on a terminal, jsonl elsewhere]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
+
+    #[command(flatten)]
+    precision: PrecisionArg,
 
     /// Fail at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -84,7 +88,7 @@ impl Predict {
         let progress = Progress::beside_output();
         let printer = Printer::new(&model, &samples, self.top, self.format);
         printer.header()?;
-        let options = machine.run_options(self.strict);
+        let options = machine.run_options(self.strict, self.precision.precision);
         let mut broken = None;
         let done = progress.stage("predict", samples.len(), || {
             model.run(&samples, None, &options, &progress, &mut |output| {

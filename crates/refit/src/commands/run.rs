@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
 use npyz::{DType, NpyFile, NpyHeader, Order, TypeChar, WriterBuilder};
-use refit::net::{Network, Shape, atomic_file};
-use refit::{LearnError, Watch};
+use refit::net::{Compiled, Shape, atomic_file};
+use refit::{Device, LearnError, Watch};
 
+use crate::arguments::PrecisionArg;
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -28,7 +29,10 @@ feature map, [n, features] for a vector.",
   refit run efficientnet_lite0 --input x.npy --output logits.npy
   refit run model.safetensors --input x.npy --output maps.npy --at blocks.3
   refit run resnet50 --weights resnet50.pth --input x.npy --output logits.npy
-  refit run resnet18 --random 0 --input x.npy --output y.npy"
+  refit run resnet18 --random 0 --input x.npy --output y.npy
+  refit run resnet18 --random 0 --input x.npy --output y.npy --precision bf16
+
+What is written is float32 in either precision."
 )]
 pub struct Run {
     #[command(flatten)]
@@ -45,6 +49,9 @@ pub struct Run {
     /// The layer or block whose values are wanted [default: the network's output]
     #[arg(long, value_name = "LAYER")]
     at: Option<String>,
+
+    #[command(flatten)]
+    precision: PrecisionArg,
 }
 
 /// Images that run at a time.
@@ -66,12 +73,14 @@ impl Run {
             return Err(input.wrong_shape(takes));
         }
         let shape = output_shape(n, graph.shapes_at(height, width)?[node]);
-        let name = graph.nodes()[node].name.clone();
+        let compiled =
+            network.compile_in(&[&graph.nodes()[node].name], self.precision.precision)?;
+        let device = network.device();
         let progress = Progress::new();
         let mut failure = None;
         let written = progress.stage("run", n, || {
             atomic_file::write(&self.output, |file| {
-                input.run(&network, &name, &shape, file, &progress).map_err(|error| match error {
+                input.run(&compiled, device, &shape, file, &progress).map_err(|error| match error {
                     Ended::Write(error) => error,
                     Ended::Other(error) => {
                         failure = Some(error);
@@ -175,11 +184,11 @@ impl Input {
         )
     }
 
-    /// Runs all images up to `layer`, in batches, and writes what comes out.
+    /// Runs all images in batches and writes what comes out.
     fn run(
         self,
-        network: &Network,
-        layer: &str,
+        compiled: &Compiled,
+        device: &Device,
         shape: &[u64],
         file: &mut dyn Write,
         progress: &Progress,
@@ -199,8 +208,6 @@ impl Input {
             }
             false => Box::new(self.file.data::<f32>().map_err(|e| unreadable(e.to_string()))?),
         };
-        let compiled =
-            network.compile(&[layer]).map_err(|e| Ended::Other(LearnError::from(e).into()))?;
         let options = npyz::WriteOptions::<f32>::new().default_dtype().shape(shape).writer(file);
         let mut out = options.begin_nd().map_err(Ended::Write)?;
         for first in (0..n).step_by(BATCH) {
@@ -208,7 +215,7 @@ impl Input {
             let batch: io::Result<Vec<f32>> = values.by_ref().take(images * c * h * w).collect();
             let batch = batch.map_err(|error| unreadable(error.to_string()))?;
             let batch = TensorData::new(batch, [images, c, h, w]);
-            let result = compiled.run(Tensor::from_data(batch, network.device())).remove(0);
+            let result = compiled.run(Tensor::from_data(batch, device)).remove(0);
             out.extend(result.to_vec()).map_err(Ended::Write)?;
             progress.event(refit::Event::Advance { items: images });
             if progress.stops() {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use refit::data::Augment;
 use refit::learn::metrics::Metrics;
 use refit::learn::{ClassBalance, Norms, OptimizerKind, read_settings};
-use refit::net::zoo;
+use refit::net::{Precision, zoo};
 use refit::{HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
@@ -36,6 +36,7 @@ checkpoints.",
   refit train photos/ --val more-photos/ --views 4 --out runs/first
   refit train photos/ --strategy partial --unfreeze-from blocks.5
   refit train photos/ --backbone resnet18 --weights resnet18.pth
+  refit train photos/ --precision bf16
   refit train --resume runs/first
 
 Strategies:
@@ -45,6 +46,13 @@ Strategies:
   pretrained-init  all layers trained at full rates, from the given weights on
   scratch          all layers trained from random weights, as the control
   as-is            nothing trained; classes must be named as the network's own
+
+What --precision bf16 covers; what is trained computes in f32 in any case:
+  features         the features, so all that takes long
+  partial          layers below --unfreeze-from; features the head starts from
+  fine-tune        features the head starts from, no more
+  as-is            the whole network
+  pretrained-init  nothing, so it is refused; scratch likewise
 
 A run that was stopped goes on with `refit train --resume DIR` and ends as if it had not been."
 )]
@@ -96,6 +104,11 @@ struct TrainOptions {
     /// First layer or block that `partial` trains; `refit layers` lists them
     #[arg(long, value_name = "LAYER")]
     unfreeze_from: Option<String>,
+
+    /// Type of the numbers in frozen layers, see below: f32, or bf16 on a CPU with AMX or
+    /// AVX512-BF16
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = arguments::precision)]
+    precision: Precision,
 
     /// What classifies: `linear`, or `mlp:H` with a hidden layer of H units
     #[arg(long, value_name = "KIND", default_value = "linear", value_parser = arguments::head)]
@@ -210,6 +223,7 @@ impl TrainOptions {
             weights: self.weights.map(whole),
             unfreeze_from: self.unfreeze_from,
             backbone: zoo::find(&self.backbone)?.name.to_owned(),
+            precision: self.precision,
             head: self.head,
             views: self.views.unwrap_or(2),
             seed: self.seed,
@@ -325,7 +339,7 @@ impl Train {
         let progress = Progress::new();
         let resume = self.resume.is_some();
         let (settings, folder) = match (self.resume, self.data) {
-            (Some(folder), _) => (read_settings(&folder)?, folder),
+            (Some(folder), _) => (settings_to_resume(&folder)?, folder),
             (None, data) => {
                 let data = data.unwrap_or_default();
                 warn_of_idle_flags(&self.options, &progress);
@@ -349,6 +363,18 @@ impl Train {
         }
         Ok(())
     }
+}
+
+/// The settings that a run began with, if it can go on here.
+fn settings_to_resume(folder: &Path) -> Result<Settings, Failure> {
+    let settings = read_settings(folder)?;
+    settings.precision.check().map_err(|error| {
+        Failure::mistake(
+            format!("`{}` began in {}: {error}", folder.display(), settings.precision),
+            "go on with it on a CPU that has one, or begin a new run with --precision f32",
+        )
+    })?;
+    Ok(settings)
 }
 
 fn warn_of_idle_flags(options: &TrainOptions, progress: &Progress) {

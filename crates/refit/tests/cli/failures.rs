@@ -189,6 +189,8 @@ fn flags_that_are_wrong() {
         "layers resnet180",
         "layers photos/red/00.bmp --random 1",
         "embed efficientnet_lite0 photos --out f.npy --at block.1",
+        "train photos --precision f16",
+        "predict efficientnet_lite0 photos --precision half",
         "bench efficientnet_lite0 --precision f16",
         "bench efficientnet_lite0 --threads 0",
         "paint photos",

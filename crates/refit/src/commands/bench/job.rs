@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Tensor, TensorData};
-use refit::Model;
 use refit::data::{Dataset, DecodeOptions, Sample, SourceOptions, decode_file_in};
 use refit::learn::logistic::{LogisticOptions, LogisticRegression};
+use refit::net::Precision;
+use refit::{Model, RunOptions};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ use crate::output::{Side, percent, table};
 pub struct JobTimes {
     images: usize,
     skipped: usize,
+    precision: Precision,
     threads: usize,
     /// Reading and decoding, on one thread.
     decode_seconds: f64,
@@ -30,24 +32,20 @@ pub struct JobTimes {
 }
 
 impl JobTimes {
-    /// Takes the images of `data` one by one through each part, in batches of `batch`.
+    /// Takes the images of `data` one by one through each part, in batches.
     ///
     /// # Errors
     /// If no image can be read, or the user stops it.
-    pub fn measure(
-        model: &Model,
-        data: &Path,
-        batch: usize,
-        threads: usize,
-    ) -> Result<Self, Failure> {
+    pub fn measure(model: &Model, data: &Path, options: &RunOptions) -> Result<Self, Failure> {
         let dataset =
             Dataset::open(data, &SourceOptions { one_class: true, ..Default::default() })?;
         let graph = model.network.graph();
-        let compiled = model.network.compile(&[&graph.nodes()[graph.features()].name])?;
+        let features = &graph.nodes()[graph.features()].name;
+        let compiled = model.network.compile_in(&[features], options.precision)?;
         let samples: Vec<&Sample> = dataset.samples().collect();
         let mut clock = Clock::default();
         let (mut rows, mut labels) = (Vec::new(), Vec::new());
-        for chunk in samples.chunks(batch) {
+        for chunk in samples.chunks(options.batch) {
             let images = clock.read(model, chunk, &mut labels);
             let size = model.card.preprocess.size;
             let n = images.len() / (3 * size * size);
@@ -79,7 +77,8 @@ impl JobTimes {
         Ok(Self {
             images: labels.len(),
             skipped: samples.len() - labels.len(),
-            threads,
+            precision: options.precision,
+            threads: options.workers,
             decode_seconds: clock.decode.as_secs_f64(),
             preprocess_seconds: clock.preprocess.as_secs_f64(),
             forward_seconds: clock.forward.as_secs_f64(),
