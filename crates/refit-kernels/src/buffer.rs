@@ -2,15 +2,17 @@
 //!
 //! A network allocates maps of a few megabytes to hundreds, again and again in the same sizes. Fresh
 //! pages cost more than the kernel that fills them (0.7 s a gigabyte in pages of 4 KiB), so freed
-//! maps stay as long as all maps together take no more than they ever did.
+//! memory stays, in pieces of any size, as long as all of it together takes no more than ever was in
+//! use at once.
 
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
-/// From this size on, memory is mapped on its own, and pooled.
+/// From this size on, memory is a piece of the pool's.
 const MAPPED: usize = 1 << 20;
 
 /// The most bytes that a slice may have, and a huge page less.
@@ -18,6 +20,9 @@ const MOST: usize = isize::MAX as usize - HUGE_PAGE;
 
 /// Bytes that may be kept in any case: a small network's maps of all sizes, not only its peak.
 const FLOOR: usize = 256 << 20;
+
+/// Pieces are multiples of it.
+const UNIT: usize = 1 << 16;
 
 /// The size of a huge page on x86-64 and aarch64.
 const HUGE_PAGE: usize = 1 << 21;
@@ -28,7 +33,7 @@ struct Line([f32; 16]);
 
 enum Memory {
     Lines(Vec<Line>),
-    Mapped(MmapMut),
+    Piece(Piece),
 }
 
 /// `f32` values on cache-line boundaries. Dropping it gives its memory back to the pool.
@@ -60,7 +65,7 @@ impl Buffer {
             let kept = SMALL.lock().unwrap_or_else(PoisonError::into_inner).take(lines);
             Memory::Lines(kept.unwrap_or_else(|| vec![Line([0.0; 16]); lines]))
         } else {
-            Memory::Mapped(POOL.lock().unwrap_or_else(PoisonError::into_inner).take(bytes))
+            Memory::Piece(POOL.lock().unwrap_or_else(PoisonError::into_inner).take(bytes))
         };
         Self { memory, len }
     }
@@ -78,7 +83,7 @@ impl Deref for Buffer {
     fn deref(&self) -> &[f32] {
         let start: *const f32 = match &self.memory {
             Memory::Lines(lines) => lines.as_ptr().cast(),
-            Memory::Mapped(map) => map.as_ptr().cast(),
+            Memory::Piece(piece) => piece.start.as_ptr().cast_const().cast(),
         };
         // SAFETY: the memory holds at least `len` values, aligned and initialized: lines are made
         // of `f32`, and pages start as zeros.
@@ -90,7 +95,7 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         let start: *mut f32 = match &mut self.memory {
             Memory::Lines(lines) => lines.as_mut_ptr().cast(),
-            Memory::Mapped(map) => map.as_mut_ptr().cast(),
+            Memory::Piece(piece) => piece.start.as_ptr().cast(),
         };
         // SAFETY: as in `deref`, and `self` is borrowed uniquely.
         unsafe { std::slice::from_raw_parts_mut(start, self.len) }
@@ -100,7 +105,9 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.memory, Memory::Lines(Vec::new())) {
-            Memory::Mapped(map) => POOL.lock().unwrap_or_else(PoisonError::into_inner).give(map),
+            Memory::Piece(piece) => {
+                POOL.lock().unwrap_or_else(PoisonError::into_inner).give(piece);
+            }
             Memory::Lines(lines) => {
                 SMALL.lock().unwrap_or_else(PoisonError::into_inner).give(lines);
             }
@@ -110,7 +117,7 @@ impl Drop for Buffer {
 
 /// Lines, 64 bytes each, from which on memory is kept rather than given back to the allocator, and
 /// how many of them are kept: what a network takes for a single image.
-const KEPT: std::ops::Range<usize> = 64..(16 << 20) / 64;
+const KEPT: Range<usize> = 64..(16 << 20) / 64;
 
 static SMALL: Mutex<Small> = Mutex::new(Small { free: VecDeque::new(), kept: 0 });
 
@@ -147,65 +154,128 @@ impl Small {
 }
 
 static POOL: Mutex<Pool> =
-    Mutex::new(Pool { free: VecDeque::new(), kept: 0, used: 0, most: FLOOR });
+    Mutex::new(Pool { chunks: Vec::new(), next: 0, mapped: 0, used: 0, most: FLOOR });
 
-/// Free maps, the longest unused first.
+/// Consecutive bytes of a chunk. Whoever holds it owns them.
+struct Piece {
+    start: NonNull<u8>,
+    len: usize,
+    /// The chunk's number, and where the piece begins in it.
+    chunk: u64,
+    offset: usize,
+}
+
+// SAFETY: a piece's bytes are its owner's alone, like a box's.
+unsafe impl Send for Piece {}
+// SAFETY: as above.
+unsafe impl Sync for Piece {}
+
+/// Memory of the system's, cut into pieces as needed.
+struct Chunk {
+    number: u64,
+    map: MmapRaw,
+    /// What is free, in order, never side by side.
+    free: Vec<Range<usize>>,
+}
+
+impl Chunk {
+    fn is_free(&self) -> bool {
+        matches!(&self.free[..], [all] if all.len() == self.map.len())
+    }
+
+    /// The first `bytes` of the free range `i`.
+    fn cut(&mut self, i: usize, bytes: usize) -> Piece {
+        let offset = self.free[i].start;
+        self.free[i].start += bytes;
+        if self.free[i].is_empty() {
+            self.free.remove(i);
+        }
+        let start = NonNull::new(self.map.as_mut_ptr().wrapping_add(offset));
+        let Some(start) = start else { unreachable!("a map at address 0") };
+        Piece { start, len: bytes, chunk: self.number, offset }
+    }
+
+    fn join(&mut self, offset: usize, bytes: usize) {
+        let i = self.free.partition_point(|range| range.start < offset);
+        self.free.insert(i, offset..offset + bytes);
+        if self.free.get(i + 1).is_some_and(|next| next.start == offset + bytes) {
+            self.free[i].end = self.free.remove(i + 1).end;
+        }
+        if i > 0 && self.free[i - 1].end == offset {
+            self.free[i - 1].end = self.free.remove(i).end;
+        }
+    }
+}
+
+/// Chunks, the longest unused first.
 struct Pool {
-    free: VecDeque<MmapMut>,
-    /// Bytes in `free`.
-    kept: usize,
+    chunks: Vec<Chunk>,
+    /// The next chunk's number.
+    next: u64,
+    /// Bytes of all chunks.
+    mapped: usize,
     /// Bytes in use, and the most that ever were, if not less than [`FLOOR`].
     used: usize,
     most: usize,
 }
 
 impl Pool {
-    /// A map of at least `bytes`: the best fit among the free ones, or a new one.
-    fn take(&mut self, bytes: usize) -> MmapMut {
-        let bytes = if bytes < HUGE_PAGE { bytes } else { bytes.next_multiple_of(HUGE_PAGE) };
-        let fits = |map: &MmapMut| map.len() >= bytes && map.len() <= bytes + bytes / 4;
-        let best = (0..self.free.len())
-            .filter(|&i| fits(&self.free[i]))
-            .min_by_key(|&i| self.free[i].len());
-        let map = match best.and_then(|i| self.free.remove(i)) {
-            Some(map) => {
-                self.kept -= map.len();
-                map
-            }
-            None => {
-                self.shrink(bytes);
-                new_map(bytes)
-            }
+    /// At least `bytes`: of the smallest free range that has them, or of a new chunk.
+    fn take(&mut self, bytes: usize) -> Piece {
+        let bytes = bytes.next_multiple_of(UNIT);
+        let ranges = self.chunks.iter().enumerate().flat_map(|(c, chunk)| {
+            let ranges = chunk.free.iter().enumerate();
+            ranges.filter(|(_, free)| free.len() >= bytes).map(move |(i, free)| (free.len(), c, i))
+        });
+        let (chunk, range) = match ranges.min() {
+            Some((_, chunk, range)) => (chunk, range),
+            None => (self.add(bytes), 0),
         };
-        self.used += map.len();
+        self.used += bytes;
         self.most = self.most.max(self.used);
-        map
+        self.chunks[chunk].cut(range, bytes)
     }
 
-    fn give(&mut self, map: MmapMut) {
-        self.used -= map.len();
-        self.kept += map.len();
-        self.free.push_back(map);
-    }
-
-    /// Makes room for `bytes`: used and free maps together stay within what was ever in use at
-    /// once, so that keeping them costs no memory at the peak. The longest unused go first.
-    fn shrink(&mut self, bytes: usize) {
-        while self.used + self.kept + bytes > self.most
-            && let Some(map) = self.free.pop_front()
-        {
-            self.kept -= map.len();
+    fn give(&mut self, piece: Piece) {
+        self.used -= piece.len;
+        let at = self.chunks.iter().position(|chunk| chunk.number == piece.chunk);
+        let Some(at) = at else { unreachable!("a chunk stays as long as its pieces") };
+        self.chunks[at].join(piece.offset, piece.len);
+        if self.chunks[at].is_free() {
+            // The last to be used.
+            self.chunks[at..].rotate_left(1);
         }
+    }
+
+    /// Maps a chunk for `bytes`. Chunks of which nothing is used go, the longest unused first, as
+    /// long as all together are more than was ever in use at once, so that keeping them costs no
+    /// memory at the peak.
+    fn add(&mut self, bytes: usize) -> usize {
+        let bytes = bytes.next_multiple_of(HUGE_PAGE);
+        while self.mapped + bytes > self.most
+            && let Some(at) = self.chunks.iter().position(Chunk::is_free)
+        {
+            self.mapped -= self.chunks.remove(at).map.len();
+        }
+        let chunk = Chunk {
+            number: self.next,
+            map: new_map(bytes),
+            free: std::iter::once(0..bytes).collect(),
+        };
+        self.next += 1;
+        self.mapped += bytes;
+        self.chunks.push(chunk);
+        self.chunks.len() - 1
     }
 }
 
-fn new_map(bytes: usize) -> MmapMut {
+fn new_map(bytes: usize) -> MmapRaw {
     let map = MmapMut::map_anon(bytes)
         .unwrap_or_else(|error| panic!("no memory for {bytes} bytes of activations: {error}"));
     // Advice: a system without huge pages goes on with small ones.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
-    map
+    map.into()
 }
 
 #[cfg(test)]
@@ -241,18 +311,47 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_reuses_what_fits_within_the_peak() {
-        let mut pool = Pool { free: VecDeque::new(), kept: 0, used: 0, most: 0 };
-        let maps: Vec<_> = (0..8).map(|_| pool.take(MAPPED)).collect();
-        maps.into_iter().for_each(|map| pool.give(map));
-        assert_eq!((pool.kept, pool.free.len(), pool.used), (8 * MAPPED, 8, 0));
-        let again = pool.take(MAPPED - 100);
-        assert_eq!((pool.kept, pool.used), (7 * MAPPED, MAPPED));
-        // Nothing fits: as many go as the new one needs.
-        let other = pool.take(4 * MAPPED);
-        assert_eq!((pool.kept, pool.used, pool.most), (3 * MAPPED, 5 * MAPPED, 8 * MAPPED));
-        pool.give(again);
+    fn the_pool_reuses_pieces_within_the_peak() {
+        let mut pool = Pool { chunks: Vec::new(), next: 0, mapped: 0, used: 0, most: 0 };
+        let pieces: Vec<_> = (0..8).map(|_| pool.take(HUGE_PAGE)).collect();
+        assert_eq!(
+            (pool.mapped, pool.used, pool.most),
+            (8 * HUGE_PAGE, 8 * HUGE_PAGE, 8 * HUGE_PAGE)
+        );
+        pieces.into_iter().for_each(|piece| pool.give(piece));
+        assert_eq!((pool.mapped, pool.used, pool.chunks.len()), (8 * HUGE_PAGE, 0, 8));
+        // A piece of one of them, and its rest.
+        let half = pool.take(HUGE_PAGE / 2 - 100);
+        let rest = pool.take(HUGE_PAGE / 2);
+        assert_eq!((half.chunk, rest.chunk, rest.offset), (rest.chunk, half.chunk, HUGE_PAGE / 2));
+        assert_eq!((pool.mapped, pool.used), (8 * HUGE_PAGE, HUGE_PAGE));
+        // Nothing fits: as many free chunks go as the new one needs.
+        let other = pool.take(4 * HUGE_PAGE);
+        assert_eq!((pool.mapped, pool.used, pool.chunks.len()), (8 * HUGE_PAGE, 5 * HUGE_PAGE, 5));
+        // Neighbours become one again.
+        pool.give(half);
         pool.give(other);
-        assert_eq!(pool.kept + pool.used, pool.most);
+        let third = pool.take(HUGE_PAGE);
+        pool.give(rest);
+        pool.give(third);
+        assert!(pool.chunks.iter().all(Chunk::is_free));
+        assert_eq!((pool.mapped, pool.used, pool.most), (8 * HUGE_PAGE, 0, 8 * HUGE_PAGE));
+    }
+
+    #[test]
+    fn pieces_of_a_chunk_do_not_overlap() {
+        let mut buffers: Vec<Buffer> =
+            (0..40).map(|i| Buffer::stale((MAPPED + i * 70_000) / 4)).collect();
+        for round in 0..5 {
+            for (i, buffer) in buffers.iter_mut().enumerate() {
+                buffer.fill(i as f32);
+            }
+            for (i, buffer) in buffers.iter().enumerate() {
+                assert!(buffer.iter().all(|v| *v == i as f32));
+            }
+            for i in (round % 3..40).step_by(3) {
+                buffers[i] = Buffer::stale((MAPPED + (i * 7 + round) * 90_000) / 4);
+            }
+        }
     }
 }

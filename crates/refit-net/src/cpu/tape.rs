@@ -1,9 +1,10 @@
 //! Training on the CPU: one pass forward that records what the way back needs, then the way back.
 //!
 //! A convolution's raw output is written once and kept; batch norm and activation are an *entry* of
-//! whoever reads it, applied anew each time. Only where a map is read more than once, or ends a
-//! residual block, is the entered map stored as well. So a network of convolution, norm and
-//! activation keeps one map a convolution, where a framework keeps two or three.
+//! whoever reads it, applied anew each time. Only where a map is read more than once is the entered
+//! map stored as well; the end of a residual block is forgotten when its last reader is through, and
+//! made anew on the way back. So a network of convolution, norm and activation keeps one map a
+//! convolution, where a framework keeps two or three.
 //!
 //! Going back, a map's gradient comes from its reader already taken through the entry's activation
 //! and summed up; the norm's share then is a linear pass in place (Ioffe and Szegedy 2015,
@@ -11,7 +12,7 @@
 //! into the weights.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_kernels::{
@@ -112,18 +113,59 @@ impl Passage {
 /// A map as it is read: the values and what they pass.
 #[derive(Debug, Clone)]
 struct Source {
-    map: Map,
+    values: Values,
     passage: Option<Arc<Passage>>,
 }
 
+#[derive(Debug, Clone)]
+enum Values {
+    Stored(Map),
+    Sum(Arc<Sum>),
+}
+
+/// The end of a residual block, `activation(entry(raw) + entry(other))`: a map that can be made
+/// again, of maps that are kept or can be made again themselves.
+#[derive(Debug)]
+struct Sum {
+    raw: Source,
+    other: Source,
+    activation: kernels::Activation,
+    map: Mutex<Option<Map>>,
+}
+
+impl Sum {
+    fn map(&self) -> Map {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.get_or_insert_with(|| enter_source(&self.raw, Some(&self.other), self.activation))
+            .clone()
+    }
+
+    /// Frees its memory until it is asked for again.
+    fn forget(&self) {
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 impl Source {
+    fn plain(map: Map) -> Self {
+        Self { values: Values::Stored(map), passage: None }
+    }
+
+    /// The values before the passage.
+    fn map(&self) -> Map {
+        match &self.values {
+            Values::Stored(map) => map.clone(),
+            Values::Sum(sum) => sum.map(),
+        }
+    }
+
     fn entry(&self) -> Option<Entry<'_>> {
         self.passage.as_ref().map(|p| p.entry())
     }
 
-    fn through(&self) -> Option<Through<'_>> {
+    fn through<'a>(&'a self, map: &'a Map) -> Option<Through<'a>> {
         let passage = self.passage.as_deref()?;
-        Some(Through { x: &self.map.values, entry: passage.entry(), center: &passage.mean })
+        Some(Through { x: &map.values, entry: passage.entry(), center: &passage.mean })
     }
 }
 
@@ -181,8 +223,8 @@ enum What {
 struct End {
     /// Its raw output and what that passes.
     raw: Source,
-    /// What is added then, and the activation and the result of that.
-    residual: Option<(NodeId, kernels::Activation, Map)>,
+    /// The node that is added then, and the result.
+    residual: Option<(NodeId, Arc<Sum>)>,
 }
 
 /// The statistics of a norm's batch: mean and unbiased variance.
@@ -211,9 +253,7 @@ pub(crate) fn record(
     boundary: impl IntoIterator<Item = (NodeId, Value)>,
     options: TrainingOptions,
 ) -> Recorded {
-    let given = boundary
-        .into_iter()
-        .map(|(id, value)| (id, Source { map: Map::from(value), passage: None }));
+    let given = boundary.into_iter().map(|(id, value)| (id, Source::plain(Map::from(value))));
     let sources: BTreeMap<NodeId, Source> = given.collect();
     let tracked = sources.keys().map(|&id| (id, false)).collect();
     let mut recorder = Recorder {
@@ -229,7 +269,9 @@ pub(crate) fn record(
         for step in &plan.steps {
             timed(&step.layers, Phase::Forward, || recorder.run(step));
             for id in &step.last_uses {
-                recorder.sources.remove(id);
+                if let Some(Source { values: Values::Sum(sum), .. }) = recorder.sources.remove(id) {
+                    sum.forget();
+                }
             }
         }
     });
@@ -274,15 +316,15 @@ impl Recorder<'_> {
             Layer::MaxPool(pool) => self.max_pool(step, x, pool),
             Layer::GlobalAvgPool => {
                 let source = self.source(x);
-                let map = run_mean_pool(&source.map, source.entry());
-                self.finish(step, x, source, Source { map, passage: None }, What::MeanPool);
+                let map = run_mean_pool(&source.map(), source.entry());
+                self.finish(step, x, source, Source::plain(map), What::MeanPool);
             }
             Layer::Dropout(dropout) if !self.net.is_frozen(step.main) => {
                 self.dropout(step, x, dropout.share);
             }
             Layer::Dropout(_) | Layer::Input { .. } => {
                 let map = self.entered(x);
-                let plain = Source { map, passage: None };
+                let plain = Source::plain(map);
                 self.finish(step, x, plain.clone(), plain, What::Pass);
             }
         }
@@ -300,10 +342,10 @@ impl Recorder<'_> {
     fn entered(&mut self, id: NodeId) -> Map {
         let source = &self.sources[&id];
         if source.passage.is_none() {
-            return source.map.clone();
+            return source.map();
         }
         let map = enter_source(source, None, kernels::Activation::Identity);
-        self.sources.insert(id, Source { map: map.clone(), passage: None });
+        self.sources.insert(id, Source::plain(map.clone()));
         map
     }
 
@@ -342,14 +384,15 @@ impl Recorder<'_> {
 
     fn conv(&mut self, step: &Step, x: NodeId, conv: Conv) {
         let source = self.source(x);
-        let shape = conv_shape(&conv, source.map.shape);
+        let shape = conv_shape(&conv, source.map().shape);
         self.product(step, x, source, shape);
     }
 
     fn linear(&mut self, step: &Step, x: NodeId) {
         let source = self.source(x);
         let outputs = self.net.parameter(step.main, "weight").shape[0];
-        let shape = linear_shape(source.map.shape[0], source.map.channels(), outputs);
+        let map = source.map();
+        let shape = linear_shape(map.shape[0], map.channels(), outputs);
         self.product(step, x, source, shape);
     }
 
@@ -365,7 +408,8 @@ impl Recorder<'_> {
             None => step.activation.into(),
         };
         let count = dims[0] * h * w;
-        let (x_values, entry) = (&source.map.values, source.entry());
+        let (map, entry) = (source.map(), source.entry());
+        let x_values = &map.values;
         let passage = match step.norm.filter(|&id| self.by_batch(id, count)) {
             Some(norm) => {
                 let found = convolve_with_moments(&shape, x_values, entry, &filter, &mut y);
@@ -376,7 +420,8 @@ impl Recorder<'_> {
                 self.stored_passage(step, inner, dims[3])
             }
         };
-        let raw = Source { map: Map::new(dims, y), passage: passage.map(Arc::new) };
+        let values = Values::Stored(Map::new(dims, y));
+        let raw = Source { values, passage: passage.map(Arc::new) };
         let learns = self.learned(step.main, "weight");
         let (end, output) = self.end(step, raw);
         self.finish(
@@ -396,8 +441,9 @@ impl Recorder<'_> {
         let other = self.source(id);
         let activation = step.activation.into();
         let map = enter_source(&raw, Some(&other), activation);
-        let output = Source { map: map.clone(), passage: None };
-        (End { raw, residual: Some((id, activation, map)) }, output)
+        let sum = Arc::new(Sum { raw: raw.clone(), other, activation, map: Mutex::new(Some(map)) });
+        let output = Source { values: Values::Sum(sum.clone()), passage: None };
+        (End { raw, residual: Some((id, sum)) }, output)
     }
 
     /// Whether a norm uses the batch's statistics. One value has no variance: it is normalized by
@@ -515,8 +561,8 @@ impl Recorder<'_> {
 
     /// A passage over an entered map.
     fn passage(&mut self, step: &Step, x: NodeId, map: Map, passage: Passage) {
-        let plain = Source { map: map.clone(), passage: None };
-        let raw = Source { map, passage: Some(Arc::new(passage)) };
+        let plain = Source::plain(map.clone());
+        let raw = Source { values: Values::Stored(map), passage: Some(Arc::new(passage)) };
         self.finish(step, x, plain, raw.clone(), What::Passage(raw));
     }
 
@@ -530,16 +576,17 @@ impl Recorder<'_> {
         let (source, added) = (self.source(x), self.source(other));
         let output = enter_source(&source, Some(&added), activation);
         let what = What::Add { other, output: output.clone(), activation };
-        self.finish(step, x, source, Source { map: output, passage: None }, what);
+        self.finish(step, x, source, Source::plain(output), what);
     }
 
     fn max_pool(&mut self, step: &Step, x: NodeId, pool: MaxPool) {
         let source = self.source(x);
         let mut indices = Vec::new();
-        let map = run_max_pool(&pool, &source.map, source.entry(), Some(&mut indices));
-        let shape = pool_shape(&pool, source.map.shape);
+        let from = source.map();
+        let map = run_max_pool(&pool, &from, source.entry(), Some(&mut indices));
+        let shape = pool_shape(&pool, from.shape);
         let what = What::MaxPool { shape, indices };
-        self.finish(step, x, source, Source { map, passage: None }, what);
+        self.finish(step, x, source, Source::plain(map), what);
     }
 
     fn dropout(&mut self, step: &Step, x: NodeId, share: f32) {
@@ -552,9 +599,8 @@ impl Recorder<'_> {
         kernels::to_channels_last(&drawn, [n, c, h * w], &mut mask);
         let mut values = Buffer::from_slice(&map.values);
         values.iter_mut().zip(mask.iter()).for_each(|(v, m)| *v *= m);
-        let output = Source { map: Map::new(map.shape, values), passage: None };
-        let plain = Source { map, passage: None };
-        self.finish(step, x, plain, output, What::Dropout { mask });
+        let output = Source::plain(Map::new(map.shape, values));
+        self.finish(step, x, Source::plain(map), output, What::Dropout { mask });
     }
 }
 
@@ -565,12 +611,13 @@ fn tensor(values: Vec<f32>, device: &Device) -> Tensor<1> {
 
 /// `activation(entry(x) + entry(other))`.
 fn enter_source(x: &Source, other: Option<&Source>, activation: kernels::Activation) -> Map {
-    fn entering(source: &Source) -> Entering<'_> {
-        Entering { x: &source.map.values, entry: source.entry() }
-    }
-    let mut y = Buffer::stale(x.map.values.len());
-    enter(entering(x), other.map(entering), activation, &mut y);
-    Map::new(x.map.shape, y)
+    let map = x.map();
+    let other_map = other.map(Source::map);
+    let entering = other.zip(other_map.as_ref());
+    let entering = entering.map(|(o, map)| Entering { x: &map.values, entry: o.entry() });
+    let mut y = Buffer::stale(map.values.len());
+    enter(Entering { x: &map.values, entry: x.entry() }, entering, activation, &mut y);
+    Map::new(map.shape, y)
 }
 
 impl Tape {
@@ -620,7 +667,7 @@ impl WayBack {
                 }
             }
             What::Passage(raw) => {
-                let values = raw.map.clone();
+                let values = raw.map();
                 let (mut g, stored) = self.end(End { raw, residual: None }, gradient);
                 if let Some(passage) = stored {
                     let zeros = vec![0.0; passage.scale.len()];
@@ -635,13 +682,14 @@ impl WayBack {
                 self.give_through(x, &source, g);
             }
             What::MaxPool { shape, indices } => {
-                let mut dx = Buffer::stale(source.map.values.len());
+                let mut dx = Buffer::stale(source.map().values.len());
                 max_pool_gradient(&shape, &indices, &gradient.values, &mut dx);
                 self.give_through(x, &source, dx);
             }
             What::MeanPool => {
-                let [n, _, _, c] = source.map.shape;
-                let mut dx = Buffer::stale(source.map.values.len());
+                let map = source.map();
+                let [n, _, _, c] = map.shape;
+                let mut dx = Buffer::stale(map.values.len());
                 mean_pool_gradient(n, c, &gradient.values, &mut dx);
                 self.give_through(x, &source, dx);
             }
@@ -658,14 +706,18 @@ impl WayBack {
     /// norm's scale is left to whoever uses it: the passage comes along.
     fn end(&mut self, end: End, gradient: Gradient) -> (Buffer, Option<Arc<Passage>>) {
         let Gradient { values: mut g, mut sums } = gradient;
-        if let Some((other, activation, output)) = end.residual {
-            activation_gradient(&mut g, &output.values, activation);
+        if let Some((other, sum)) = end.residual {
+            if sum.activation != kernels::Activation::Identity {
+                activation_gradient(&mut g, &sum.map().values, sum.activation);
+            }
             sums = None;
             if self.tracked[&other] {
                 self.give(other, copy(&g));
             }
         }
-        let (Some(through), Some(passage)) = (end.raw.through(), end.raw.passage.clone()) else {
+        let raw = end.raw.map();
+        let (Some(through), Some(passage)) = (end.raw.through(&raw), end.raw.passage.clone())
+        else {
             return (g, None);
         };
         let idle = passage.activation == kernels::Activation::Identity && !passage.needs_sums();
@@ -678,8 +730,8 @@ impl WayBack {
             self.learn(name, passage.learned(*learner, &sums));
         }
         if passage.by_batch {
-            let [n, h, w, _] = end.raw.map.shape;
-            passage.take_back(&mut g, &end.raw.map.values, &sums, n * h * w);
+            let [n, h, w, _] = raw.shape;
+            passage.take_back(&mut g, &raw.values, &sums, n * h * w);
             return (g, None);
         }
         (g, Some(passage))
@@ -696,7 +748,8 @@ impl WayBack {
         g: &[f32],
         mut dw: Option<&mut [f32]>,
     ) {
-        let through = source.through();
+        let map = source.map();
+        let through = source.through(&map);
         let at_once = shape.is_depthwise() && self.tracked[&x];
         if let (true, Some(dw), Some(through)) = (at_once, dw.as_deref_mut(), through) {
             let mut dx = Buffer::stale(shape.input_len());
@@ -705,7 +758,7 @@ impl WayBack {
             return;
         }
         if let Some(dw) = dw {
-            weight_gradient(shape, &source.map.values, source.entry(), g, dw);
+            weight_gradient(shape, &map.values, source.entry(), g, dw);
         }
         if !self.tracked[&x] {
             return;
@@ -728,7 +781,7 @@ impl WayBack {
         if !self.tracked[&id] {
             return;
         }
-        match source.through() {
+        match source.through(&source.map()) {
             Some(through) => {
                 let sums = Some(gradient_through(&mut g, through));
                 self.gradients.insert(id, Gradient { values: g, sums });
