@@ -40,7 +40,7 @@ struct Prepared {
 enum Kernel {
     Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
     HalfConv(HalfConv),
-    Inverted(Inverted),
+    Inverted(Box<Inverted>),
     ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
     Activate,
     Add,
@@ -220,7 +220,7 @@ fn prepare(net: &Network, plan: Plan, wanted: &[NodeId], precision: Precision) -
     while let Some(first) = steps.first() {
         let taken = match search.at(steps) {
             Some(found) => {
-                let kernel = Kernel::Inverted(found.inverted);
+                let kernel = Kernel::Inverted(Box::new(found.inverted));
                 prepared.push(Prepared { step: found.step, inputs: vec![found.input], kernel });
                 found.steps
             }
