@@ -18,6 +18,7 @@ use self::way::{Block, Leaving, TILE, Way};
 use self::window::Window;
 use crate::activation::Activation;
 use crate::conv::ConvShape;
+use crate::simd::fence;
 use crate::threads::{Shared, parallel, with_scratch};
 
 /// Rounds to the nearest, halves to even. A NaN stays one.
@@ -496,6 +497,9 @@ impl Job<'_> {
                 }
             }
         });
+        if self.streams {
+            fence();
+        }
     }
 }
 

@@ -459,7 +459,7 @@ pub(crate) mod tests {
     pub(crate) type Dimensions =
         ([usize; 5], [usize; 2], [usize; 2], [(usize, usize); 2], [usize; 2]);
 
-    pub(crate) const SIZES: [Dimensions; 9] = [
+    pub(crate) const SIZES: [Dimensions; 11] = [
         ([8, 9, 5, 30, 7], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
         ([14, 14, 16, 96, 24], [5, 5], [1, 1], [(2, 2), (2, 2)], [1, 1]),
         ([15, 13, 3, 17, 33], [3, 3], [2, 2], [(0, 1), (1, 0)], [1, 1]),
@@ -469,6 +469,10 @@ pub(crate) mod tests {
         ([5, 7, 9, 16, 3], [1, 1], [2, 3], [(0, 0), (0, 0)], [1, 1]),
         ([40, 64, 4, 144, 8], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
         ([57, 50, 8, 240, 4], [5, 5], [2, 2], [(2, 2), (2, 2)], [1, 1]),
+        // Rounds of a row with fewer pixels than bf16 takes at once.
+        ([24, 24, 16, 960, 8], [5, 5], [1, 1], [(2, 2), (2, 2)], [1, 1]),
+        // Rows that are left out, in several rounds.
+        ([60, 50, 3, 240, 4], [1, 1], [2, 2], [(0, 0), (0, 0)], [1, 1]),
     ];
 
     /// How a block expands.
@@ -526,7 +530,7 @@ pub(crate) mod tests {
         let kinds = [Expand::Pointwise, Expand::Not, Expand::Kernel];
         let all = move |(i, sizes)| kinds.into_iter().map(move |kind| (i, sizes, kind));
         let cases = SIZES.into_iter().enumerate().flat_map(all);
-        cases.filter(|(i, _, kind)| *kind == Expand::Pointwise || *i < 7)
+        cases.filter(|(i, _, kind)| *kind == Expand::Pointwise || *i < 7 || *i == 10)
     }
 
     /// A convolution whose products are summed one after the other in `f32`.

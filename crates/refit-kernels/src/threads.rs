@@ -25,8 +25,9 @@ pub(crate) fn parallel(count: usize, run: impl Fn(usize) + Sync) {
             run(task);
         }
     };
-    // Tasks that make tasks of their own do so without the team, which is busy with them.
     match TEAM.replace(ptr::null()) {
+        // A task that makes tasks of its own does them itself: the others are busy with the team's.
+        team if team.is_null() && IN_TEAM.get() => work(),
         team if team.is_null() => on_threads(rayon::current_num_threads().min(count), &work),
         team => {
             let _back = Back(team);
@@ -37,8 +38,27 @@ pub(crate) fn parallel(count: usize, run: impl Fn(usize) + Sync) {
 }
 
 thread_local! {
-    /// The team that this thread leads, or null.
+    /// The team that this thread leads and that is free, or null.
     static TEAM: Cell<*const Team> = const { Cell::new(ptr::null()) };
+    /// Whether this thread leads a team or helps one. Such a thread joins no other, whatever work of
+    /// the pool comes its way: who waits for it would wait for that team's end.
+    static IN_TEAM: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks this thread as one of a team until dropped.
+struct Member;
+
+impl Member {
+    /// Nothing if it is one already.
+    fn enter() -> Option<Self> {
+        (!IN_TEAM.replace(true)).then_some(Self)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        IN_TEAM.set(false);
+    }
 }
 
 /// Sets this thread's team again at the end of a scope.
@@ -55,10 +75,13 @@ impl Drop for Back {
 /// between they look for other work of the pool.
 pub fn together<R>(work: impl FnOnce() -> R) -> R {
     let others = rayon::current_num_threads() - 1;
-    if others == 0 || !TEAM.get().is_null() {
+    if others == 0 {
         return work();
     }
+    let Some(_member) = Member::enter() else { return work() };
     let team = Team {
+        others,
+        started: AtomicUsize::new(0),
         job: AtomicPtr::new(ptr::null_mut()),
         number: AtomicUsize::new(0),
         busy: AtomicUsize::new(0),
@@ -88,6 +111,9 @@ type Job<'a> = &'a (dyn Fn() + Sync);
 
 /// Threads that wait for jobs of one that leads them.
 struct Team {
+    /// Helpers that are asked, and those that have come.
+    others: usize,
+    started: AtomicUsize,
     /// A pointer to the `Job`, or null.
     job: AtomicPtr<Job<'static>>,
     /// Jobs so far.
@@ -119,6 +145,7 @@ impl Team {
         }
         // SAFETY: only the lifetime changes; the job is taken back before it ends.
         let mut job = unsafe { std::mem::transmute::<Job, Job<'static>>(job) };
+        *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let taken_back = TakeBack(self);
         self.number.fetch_add(1, Ordering::SeqCst);
         self.job.store(&raw mut job, Ordering::SeqCst);
@@ -132,6 +159,8 @@ impl Team {
 
     /// Helps with jobs until it is over.
     fn help(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        let Some(_member) = Member::enter() else { return };
         let (mut last, mut idle) = (0, 0);
         while !self.over.load(Ordering::Acquire) {
             let number = self.number.load(Ordering::SeqCst);
@@ -140,7 +169,9 @@ impl Team {
                 idle += 1;
                 if idle == PATIENCE {
                     idle = 0;
-                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                    // What waits in the pool may be a call for help that another thread is to hear.
+                    let all = self.started.load(Ordering::Relaxed) == self.others;
+                    if !all || rayon::yield_now() != Some(rayon::Yield::Executed) {
                         std::thread::yield_now();
                     }
                 }
@@ -231,7 +262,7 @@ mod tests {
                         let runs: Vec<AtomicUsize> =
                             (0..count).map(|_| AtomicUsize::new(0)).collect();
                         parallel(count, |task| {
-                            // Tasks may have tasks of their own, and teams within teams are one.
+                            // Tasks may have tasks of their own, and teams within teams are none.
                             if task == 7 {
                                 together(|| parallel(3, |_| ()));
                             }

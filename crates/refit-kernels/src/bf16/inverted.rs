@@ -205,7 +205,8 @@ impl Stages for Half<'_> {
         if rows.is_empty() {
             return;
         }
-        let (width, first) = (plan.shape.depthwise.width, rows.start * plan.shape.depthwise.width);
+        let width = plan.shape.depthwise.width;
+        let (first, last) = (rows.start * width, rows.end * width);
         let (steps, row) = match &self.window {
             Some(window) => {
                 let row = Row {
@@ -219,7 +220,8 @@ impl Stages for Half<'_> {
                 (window.steps(&shape, &dense.layout, rows.len()), row)
             }
             None => {
-                // A block of 32 pixels must not reach over the image: it may begin before the rows.
+                // A block of 32 pixels must not reach over the image: it may begin before the rows,
+                // and end behind them.
                 let count = (rows.len() * width).max(2 * TILE);
                 let y = first.min(shape.height * width - count);
                 let a = x[y * shape.channels..].as_ptr();
@@ -230,7 +232,7 @@ impl Stages for Half<'_> {
         let columns = panel_columns(panel.start / WIDTH, dense.out_channels.div_ceil(TILE));
         let (low, high) = finish.activation.bounds();
         let leave = |wanted: Wanted| {
-            let (mut pixel, end) = (wanted.pixel.max(first), wanted.pixel + wanted.count);
+            let (mut pixel, end) = (wanted.pixel.max(first), last.min(wanted.pixel + wanted.count));
             while pixel < end {
                 let (y, column) = (pixel / width, pixel % width);
                 let pixels = (width - column).min(end - pixel);
@@ -281,6 +283,10 @@ impl Stages for Half<'_> {
             channels: panel.width,
             exit: TileExit::NONE,
         };
+        if panel.width < WIDTH {
+            // Channels that there are none of meet weights of zero, and must be numbers.
+            spare[..plan.out_size[1] * WIDTH].fill(0.0);
+        }
         let (low, high) = self.block.filter.activation.bounds();
         let y_at = line * plan.out_size[1] * self.stride() + panel.start;
         let leaving = Leaving {

@@ -293,7 +293,9 @@ impl<'a> Plan<'a> {
             let mut next = self.needs(rows.start).start;
             for first in rows.clone().step_by(self.rows) {
                 let round = first..(first + self.rows).min(rows.end);
-                let fresh = next..self.needs(round.end - 1).end.max(next);
+                // A kernel smaller than its stride leaves rows out.
+                let start = next.max(self.needs(round.start).start);
+                let fresh = start..self.needs(round.end - 1).end.max(start);
                 next = fresh.end;
                 stages.gather(self, maps.x, fresh.clone(), spare);
                 stages.expanding(|| {

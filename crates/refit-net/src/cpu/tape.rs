@@ -124,7 +124,8 @@ enum Values {
 }
 
 /// The end of a residual block, `activation(entry(raw) + entry(other))`: a map that can be made
-/// again, of maps that are kept or can be made again themselves.
+/// again, of maps that are kept or can be made again themselves. On the way back the first to be
+/// asked for makes those before it too, as far as shortcuts are maps as they are: a stage at a time.
 #[derive(Debug)]
 struct Sum {
     raw: Source,
@@ -149,6 +150,13 @@ impl Sum {
 impl Source {
     fn plain(map: Map) -> Self {
         Self { values: Values::Stored(map), passage: None }
+    }
+
+    fn shape(&self) -> [usize; 4] {
+        match &self.values {
+            Values::Stored(map) => map.shape,
+            Values::Sum(sum) => sum.raw.shape(),
+        }
     }
 
     /// The values before the passage.
@@ -384,7 +392,7 @@ impl Recorder<'_> {
 
     fn conv(&mut self, step: &Step, x: NodeId, conv: Conv) {
         let source = self.source(x);
-        let shape = conv_shape(&conv, source.map().shape);
+        let shape = conv_shape(&conv, source.shape());
         self.product(step, x, source, shape);
     }
 
@@ -682,14 +690,13 @@ impl WayBack {
                 self.give_through(x, &source, g);
             }
             What::MaxPool { shape, indices } => {
-                let mut dx = Buffer::stale(source.map().values.len());
+                let mut dx = Buffer::stale(source.shape().iter().product());
                 max_pool_gradient(&shape, &indices, &gradient.values, &mut dx);
                 self.give_through(x, &source, dx);
             }
             What::MeanPool => {
-                let map = source.map();
-                let [n, _, _, c] = map.shape;
-                let mut dx = Buffer::stale(map.values.len());
+                let [n, h, w, c] = source.shape();
+                let mut dx = Buffer::stale(n * h * w * c);
                 mean_pool_gradient(n, c, &gradient.values, &mut dx);
                 self.give_through(x, &source, dx);
             }
@@ -748,8 +755,8 @@ impl WayBack {
         g: &[f32],
         mut dw: Option<&mut [f32]>,
     ) {
-        let map = source.map();
-        let through = source.through(&map);
+        let map = (dw.is_some() || source.passage.is_some()).then(|| source.map());
+        let through = map.as_ref().and_then(|map| source.through(map));
         let at_once = shape.is_depthwise() && self.tracked[&x];
         if let (true, Some(dw), Some(through)) = (at_once, dw.as_deref_mut(), through) {
             let mut dx = Buffer::stale(shape.input_len());
@@ -757,7 +764,7 @@ impl WayBack {
             self.gradients.insert(x, Gradient { values: dx, sums });
             return;
         }
-        if let Some(dw) = dw {
+        if let (Some(dw), Some(map)) = (dw, &map) {
             weight_gradient(shape, &map.values, source.entry(), g, dw);
         }
         if !self.tracked[&x] {
@@ -781,7 +788,8 @@ impl WayBack {
         if !self.tracked[&id] {
             return;
         }
-        match source.through(&source.map()) {
+        let map = source.passage.is_some().then(|| source.map());
+        match map.as_ref().and_then(|map| source.through(map)) {
             Some(through) => {
                 let sums = Some(gradient_through(&mut g, through));
                 self.gradients.insert(id, Gradient { values: g, sums });
