@@ -301,20 +301,6 @@ struct Full<'a> {
     window: Option<Window<'a>>,
 }
 
-impl Full<'_> {
-    /// Copies rows of `x`: a block without an expansion.
-    fn copy(&self, plan: &Plan, panel: &Panel, x: &[f32], rows: Range<usize>, ring: &mut [f32]) {
-        let (width, channels) = (plan.shape.depthwise.width, plan.shape.depthwise.channels);
-        for y in rows {
-            let from = x[y * width * channels..].chunks_exact(channels);
-            let to = ring[plan.slot(y)..].chunks_exact_mut(plan.stride);
-            for (from, to) in from.zip(to).take(width) {
-                to[..panel.width].copy_from_slice(&from[panel.start..][..panel.width]);
-            }
-        }
-    }
-}
-
 impl Stages for Full<'_> {
     type Value = f32;
 
@@ -351,7 +337,7 @@ impl Stages for Full<'_> {
     ) {
         let Some(((packed, finish), shape)) = self.block.expand.as_ref().zip(plan.shape.expand)
         else {
-            return self.copy(plan, panel, x, rows, ring);
+            return plan.copy(panel, x, rows, ring, |from, to| to.copy_from_slice(from));
         };
         let isa = self.block.isa;
         let pointwise = [Run { offset: 0, len: shape.channels }];
@@ -427,10 +413,6 @@ impl Stages for Full<'_> {
         for (pixel, count) in cut(pixels.len(), isa.tile_rows(panel.vectors)) {
             let pixel = pixels.start + pixel;
             let at = (begin + pixel) * channels + panel.start;
-            let residual = match maps.residual.is_null() {
-                true => maps.residual,
-                false => maps.residual.wrapping_add(at),
-            };
             let tile = Tile {
                 a: filtered.wrapping_add(pixel * plan.stride),
                 a_stride: plan.stride,
@@ -440,7 +422,7 @@ impl Stages for Full<'_> {
                 c_stride: channels,
                 n: panel.width,
                 goes_on: false,
-                exit: finish.exit(panel.start, residual),
+                exit: finish.exit(panel.start, maps.residual_at(at)),
                 ahead: Ahead::NOTHING,
             };
             // SAFETY: `isa` is this CPU's; the pixels are filtered; the rest by the caller's word.
@@ -472,7 +454,7 @@ pub(crate) mod tests {
         // Rounds of a row with fewer pixels than bf16 takes at once.
         ([24, 24, 16, 960, 8], [5, 5], [1, 1], [(2, 2), (2, 2)], [1, 1]),
         // Rows that are left out, in several rounds.
-        ([60, 50, 3, 240, 4], [1, 1], [2, 2], [(0, 0), (0, 0)], [1, 1]),
+        ([60, 100, 3, 240, 4], [1, 1], [2, 2], [(0, 0), (0, 0)], [1, 1]),
     ];
 
     /// How a block expands.

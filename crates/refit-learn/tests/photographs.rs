@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use refit_data::Sample;
 use refit_learn::{Model, RunContext, RunOptions, Settings, Strategy, train};
 use refit_net::{Precision, zoo};
+
+use support::has_bf16;
 
 /// A folder of the shared photographs; none where they are not, unless they are required.
 fn photographs(name: &str) -> Option<PathBuf> {
@@ -20,14 +24,6 @@ fn photographs(name: &str) -> Option<PathBuf> {
     assert!(!required, "{} is not there, but REFIT_REQUIRE_DATA=1", folder.display());
     eprintln!("skipped: {} is not there (set REFIT_DATA)", folder.display());
     None
-}
-
-fn has_bf16() -> bool {
-    let supported = Precision::Bf16.is_supported();
-    if !supported {
-        eprintln!("skipped: this CPU has neither AMX nor AVX512-BF16");
-    }
-    supported
 }
 
 /// PyTorch scores 174 or 175 of these 200 with the same weights, as resized pixels are rounded.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,6 +14,8 @@ use refit_learn::{
     train,
 };
 use refit_net::{Edit, HeadKind, Precision};
+
+use support::has_bf16;
 
 /// A 24-bit BMP of stripes: `hue` decides the colour, `variant` the stripes.
 fn picture(path: &Path, hue: usize, variant: usize) {
@@ -151,14 +155,6 @@ fn cached_features_are_used_again_and_give_the_same_model() {
     let third = Log::default();
     train(&Settings { seed: 4, ..settings }, &context, &third).unwrap();
     assert!(!third.says(" 0 rows computed"));
-}
-
-fn has_bf16() -> bool {
-    let supported = Precision::Bf16.is_supported();
-    if !supported {
-        eprintln!("skipped: this CPU has neither AMX nor AVX512-BF16");
-    }
-    supported
 }
 
 #[test]

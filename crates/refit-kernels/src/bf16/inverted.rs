@@ -130,19 +130,6 @@ impl Half<'_> {
     fn stride(&self) -> usize {
         self.block.panels.len() * WIDTH
     }
-
-    /// Widens rows of `x`: a block without an expansion.
-    fn copy(&self, plan: &Plan, panel: &Panel, x: &[u16], rows: Range<usize>, ring: &mut [f32]) {
-        let (width, channels) = (plan.shape.depthwise.width, plan.shape.depthwise.channels);
-        for y in rows {
-            let from = x[y * width * channels..].chunks_exact(channels);
-            let to = ring[plan.slot(y)..].chunks_exact_mut(plan.stride);
-            for (from, to) in from.zip(to).take(width) {
-                let from = &from[panel.start..][..panel.width];
-                self.block.way.widen(from, &mut to[..panel.width], Into::Set);
-            }
-        }
-    }
 }
 
 impl Stages for Half<'_> {
@@ -200,7 +187,8 @@ impl Stages for Half<'_> {
     ) {
         let Some(((dense, finish), shape)) = self.block.expand.as_ref().zip(plan.shape.expand)
         else {
-            return self.copy(plan, panel, x, rows, ring);
+            let way = self.block.way;
+            return plan.copy(panel, x, rows, ring, |from, to| way.widen(from, to, Into::Set));
         };
         if rows.is_empty() {
             return;
@@ -331,16 +319,12 @@ impl Stages for Half<'_> {
         };
         let leave = |wanted: Wanted| {
             let at = wanted.pixel * o + channel;
-            let residual = match maps.residual.is_null() {
-                true => maps.residual,
-                false => maps.residual.wrapping_add(at),
-            };
             let leaving = Leaving {
                 c: wanted.sums,
                 pixels: wanted.count,
                 n: (o - channel).min(WIDTH),
                 shift: finish.shift[channel..].as_ptr(),
-                residual,
+                residual: maps.residual_at(at),
                 low,
                 high,
                 y: maps.y.wrapping_add(at),

@@ -17,6 +17,16 @@ pub(crate) struct Maps<'a, T> {
     pub y: *mut T,
 }
 
+impl<T> Maps<'_, T> {
+    /// The residual from value `at` on, null if there is none.
+    pub(crate) fn residual_at(&self, at: usize) -> *const T {
+        match self.residual.is_null() {
+            true => self.residual,
+            false => self.residual.wrapping_add(at),
+        }
+    }
+}
+
 /// What a block's kernels do between maps of a type and the expanded rows, which are `f32`.
 pub(crate) trait Stages: Sync {
     /// A value of the maps.
@@ -155,6 +165,26 @@ impl<'a> Plan<'a> {
     /// Where row `y`'s first expanded pixel lies in a ring, behind its padding.
     pub(crate) fn slot(&self, y: usize) -> usize {
         y % self.slots * self.row + self.shape.depthwise.padding[1].0 * self.stride
+    }
+
+    /// Hands a panel's channels of each pixel of rows of `x`, and their place in a ring, to `copy`: a
+    /// block without an expansion.
+    pub(crate) fn copy<T>(
+        &self,
+        panel: &Panel,
+        x: &[T],
+        rows: Range<usize>,
+        ring: &mut [f32],
+        copy: impl Fn(&[T], &mut [f32]),
+    ) {
+        let (width, channels) = (self.shape.depthwise.width, self.shape.depthwise.channels);
+        for y in rows {
+            let from = x[y * width * channels..].chunks_exact(channels);
+            let to = ring[self.slot(y)..].chunks_exact_mut(self.stride);
+            for (from, to) in from.zip(to).take(width) {
+                copy(&from[panel.start..][..panel.width], &mut to[..panel.width]);
+            }
+        }
     }
 
     /// Rows that are expanded at once, at most.

@@ -399,8 +399,8 @@ impl Recorder<'_> {
     fn linear(&mut self, step: &Step, x: NodeId) {
         let source = self.source(x);
         let outputs = self.net.parameter(step.main, "weight").shape[0];
-        let map = source.map();
-        let shape = linear_shape(map.shape[0], map.channels(), outputs);
+        let [n, _, _, features] = source.shape();
+        let shape = linear_shape(n, features, outputs);
         self.product(step, x, source, shape);
     }
 
