@@ -349,7 +349,7 @@ impl State {
                 tensors.insert(bare.to_owned(), state.get_f32(name)?);
             }
         }
-        self.optimizer.restore(OptimizerState { tensors, counters: record.counters }, &device);
+        self.optimizer.restore(OptimizerState { tensors, counters: record.counters });
         self.history = record.history;
         self.before = record.spent;
         Ok(())

@@ -1,41 +1,47 @@
-//! Burn's optimizers over parameters by name, with a rate and a decay for each.
+//! Optimizers over parameters by name, with a rate and a decay for each.
 
 use std::collections::BTreeMap;
 
-use burn::optim::decay::WeightDecayConfig;
 use burn::optim::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
 use burn::optim::lr_scheduler::linear::LinearLrSchedulerConfig;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::lr_scheduler::sequential::SequentialLrSchedulerConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{
-    AdamW, AdamWConfig, AdamWState, Optimizer as _, RecordState, Sgd, SgdConfig, SgdState,
-    StateSink, StateSource,
-};
-use burn::tensor::{Device, Tensor, TensorData};
-use burn_pack::Scalar;
+use burn::tensor::Tensor;
+use refit_kernels::{AdamW, Direction, Sgd, adamw, sgd};
 use refit_net::Network;
 
 use crate::settings::{OptimizerKind, TrainingSettings};
 
+/// How much of the last direction SGD and of the mean gradient AdamW keep.
+const MOMENTUM: f32 = 0.9;
+
 /// Moves parameters along their gradients.
 pub struct Optimizer {
-    rule: Rule,
+    kind: OptimizerKind,
+    weight_decay: f32,
+    /// By parameter, from its first step on.
+    memories: BTreeMap<String, Memory>,
     /// For each parameter, its share of the learning rate.
     shares: BTreeMap<String, f64>,
 }
 
-enum Rule {
-    AdamW { decaying: AdamW, plain: AdamW, states: BTreeMap<String, AdamWState<1>> },
-    Sgd { decaying: Sgd, plain: Sgd, states: BTreeMap<String, SgdState<1>> },
+/// What an optimizer remembers of one parameter's gradients.
+#[derive(Default)]
+struct Memory {
+    /// Steps so far.
+    steps: u64,
+    /// SGD's momentum, or AdamW's mean gradient.
+    first: Vec<f32>,
+    /// AdamW's mean of squares.
+    second: Vec<f32>,
 }
 
 /// An optimizer's state as plain values.
 #[derive(Debug, Default)]
 pub struct OptimizerState {
-    /// Values by parameter and kind: `conv1.weight.momentum.moment_1`.
+    /// Values by parameter and kind: `conv1.weight.first`, `conv1.weight.second`.
     pub tensors: BTreeMap<String, Vec<f32>>,
-    /// Counters by the same names.
+    /// Steps by parameter.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -44,101 +50,85 @@ impl Optimizer {
     /// layer to the first, where they are `settings.lowest_rate` of the full one (layer-wise decay:
     /// Howard and Ruder 2018, <https://arxiv.org/abs/1801.06146>).
     pub fn new(net: &Network, settings: &TrainingSettings) -> Self {
-        let decay = settings.weight_decay;
-        let rule = match settings.optimizer {
-            OptimizerKind::AdamW => {
-                let config = |decay: f64| {
-                    AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(decay as f32).build()
-                };
-                Rule::AdamW { decaying: config(decay), plain: config(0.0), states: BTreeMap::new() }
-            }
-            OptimizerKind::Sgd => {
-                let momentum = MomentumConfig::new().with_dampening(0.0);
-                let config = SgdConfig::new().with_momentum(Some(momentum));
-                let plain = config.clone().build();
-                let penalty = (decay > 0.0).then(|| WeightDecayConfig::new(decay as f32));
-                let decaying = config.with_weight_decay(penalty).build();
-                Rule::Sgd { decaying, plain, states: BTreeMap::new() }
-            }
-        };
-        Self { rule, shares: rate_shares(net, settings.lowest_rate) }
+        Self {
+            kind: settings.optimizer,
+            weight_decay: settings.weight_decay as f32,
+            memories: BTreeMap::new(),
+            shares: rate_shares(net, settings.lowest_rate),
+        }
     }
 
     /// Moves every parameter that has a gradient, at `rate` times its share.
     pub fn step(&mut self, net: &mut Network, gradients: BTreeMap<String, Tensor<1>>, rate: f64) {
         for (name, gradient) in gradients {
-            let parameter = &net.parameters()[&name];
-            let (value, decays) = (parameter.value.clone(), parameter.role.decays());
-            let rate = rate * self.shares.get(&name).copied().unwrap_or(1.0);
-            let moved = match &mut self.rule {
-                Rule::AdamW { decaying, plain, states } => {
-                    let rule = if decays { decaying } else { plain };
-                    let (moved, state) = rule.step(rate, value, gradient, states.remove(&name));
-                    states.extend(state.map(|s| (name.clone(), s)));
-                    moved
-                }
-                Rule::Sgd { decaying, plain, states } => {
-                    let rule = if decays { decaying } else { plain };
-                    let (moved, state) = rule.step(rate, value, gradient, states.remove(&name));
-                    states.extend(state.map(|s| (name.clone(), s)));
-                    moved
-                }
-            };
-            net.set(&name, moved);
+            let gradient = gradient.into_data();
+            let gradient = gradient.as_slice::<f32>().expect("networks compute in f32");
+            let rate = (rate * self.shares.get(&name).copied().unwrap_or(1.0)) as f32;
+            let decays = net.parameters()[&name].role.decays();
+            let weight_decay = if decays { self.weight_decay } else { 0.0 };
+            let kind = self.kind;
+            let memory = self.memories.entry(name.clone()).or_default();
+            net.update(&name, |values| memory.step(kind, values, gradient, rate, weight_decay));
         }
     }
 
     /// The state, to be kept in a checkpoint.
     pub fn state(&self) -> OptimizerState {
-        let mut sink = StateSink::default();
-        match &self.rule {
-            Rule::AdamW { states, .. } => flatten(states, &mut sink),
-            Rule::Sgd { states, .. } => flatten(states, &mut sink),
+        let mut state = OptimizerState::default();
+        for (name, memory) in &self.memories {
+            state.counters.insert(name.clone(), memory.steps);
+            state.tensors.insert(format!("{name}.first"), memory.first.clone());
+            if !memory.second.is_empty() {
+                state.tensors.insert(format!("{name}.second"), memory.second.clone());
+            }
         }
-        let values = |data: TensorData| data.iter::<f32>().collect();
-        let counter = |scalar| match scalar {
-            Scalar::UInt(n) => n,
-            Scalar::Int(n) => n as u64,
-            Scalar::Float(x) => x.to_bits(),
-            Scalar::Bool(b) => u64::from(b),
-        };
-        OptimizerState {
-            tensors: sink.tensors.into_iter().map(|(n, data)| (n, values(data))).collect(),
-            counters: sink.scalars.into_iter().map(|(n, s)| (n, counter(s))).collect(),
-        }
+        state
     }
 
     /// Takes up a kept state.
-    pub fn restore(&mut self, state: OptimizerState, device: &Device) {
-        let scalars = state.counters.into_iter().map(|(n, v)| (n, Scalar::UInt(v))).collect();
-        let mut source = StateSource::new(scalars);
-        for (name, values) in state.tensors {
-            let len = values.len();
-            source.insert_tensor(name, TensorData::new(values, [len]));
-        }
-        let names: Vec<String> = self.shares.keys().cloned().collect();
-        match &mut self.rule {
-            Rule::AdamW { states, .. } => *states = unflatten(&names, &mut source, device),
-            Rule::Sgd { states, .. } => *states = unflatten(&names, &mut source, device),
+    pub fn restore(&mut self, mut state: OptimizerState) {
+        for (name, steps) in state.counters {
+            let mut values =
+                |kind| state.tensors.remove(&format!("{name}.{kind}")).unwrap_or_default();
+            let memory = Memory { steps, first: values("first"), second: values("second") };
+            self.memories.insert(name, memory);
         }
     }
 }
 
-fn flatten<S: RecordState>(states: &BTreeMap<String, S>, sink: &mut StateSink) {
-    states.iter().for_each(|(name, state)| state.state_flatten(name, sink));
-}
-
-fn unflatten<S: RecordState>(
-    names: &[String],
-    source: &mut StateSource,
-    device: &Device,
-) -> BTreeMap<String, S> {
-    let state = |name: &String| {
-        let known = source.has_under(name);
-        let state = known.then(|| S::state_unflatten(name, source, device)).flatten();
-        state.map(|s| (name.clone(), s))
-    };
-    names.iter().filter_map(state).collect()
+impl Memory {
+    /// One step of SGD with momentum or of AdamW, as PyTorch defines them.
+    fn step(
+        &mut self,
+        kind: OptimizerKind,
+        values: &mut [f32],
+        gradient: &[f32],
+        rate: f32,
+        weight_decay: f32,
+    ) {
+        let step = self.steps + 1;
+        self.steps = step;
+        self.first.resize(values.len(), 0.0);
+        match kind {
+            OptimizerKind::Sgd => {
+                let settings = Sgd {
+                    rate,
+                    momentum: MOMENTUM,
+                    dampening: 0.0,
+                    weight_decay,
+                    direction: Direction::Momentum,
+                    step,
+                };
+                sgd(values, gradient, &mut self.first, &settings);
+            }
+            OptimizerKind::AdamW => {
+                self.second.resize(values.len(), 0.0);
+                let settings =
+                    AdamW { rate, beta1: MOMENTUM, beta2: 0.999, epsilon: 1e-8, weight_decay, step };
+                adamw(values, gradient, &mut self.first, &mut self.second, &settings);
+            }
+        }
+    }
 }
 
 /// `lowest^(1 - depth)`, depth from 0 at the first trained layer to 1 at the last.
@@ -193,8 +183,7 @@ impl Schedule {
 /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
 pub fn clip_norm(gradients: &mut BTreeMap<String, Tensor<1>>, limit: f64) -> f64 {
     // In f64 and in one order: f32 squares overflow, and a parallel sum's order is not fixed.
-    let square =
-        |g: &Tensor<1>| g.to_data().iter::<f32>().map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let square = |g: &Tensor<1>| sum_of_squares(g.to_data().as_slice().expect("gradients are f32"));
     let norm = gradients.values().map(square).sum::<f64>().sqrt();
     if norm > limit {
         let scale = limit / norm;
@@ -203,9 +192,71 @@ pub fn clip_norm(gradients: &mut BTreeMap<String, Tensor<1>>, limit: f64) -> f64
     norm
 }
 
+/// Eight sums side by side, so that one need not wait for another.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut sums = [0.0; 8];
+    for values in values.chunks(8) {
+        for (sum, v) in sums.iter_mut().zip(values) {
+            *sum += f64::from(*v).powi(2);
+        }
+    }
+    sums.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
+    use burn::optim::decay::WeightDecayConfig;
+    use burn::optim::momentum::MomentumConfig;
+    use burn::optim::{AdamWConfig, Optimizer as _, SgdConfig};
+    use burn::tensor::{Device, TensorData};
+
     use super::*;
+
+    /// Steps over values of all sizes; rates change, as schedules have it.
+    #[test]
+    fn steps_equal_burns() {
+        const LEN: usize = 1003;
+        const RATES: [f64; 4] = [0.1, 0.05, 0.02, 0.3];
+        let device = Device::default();
+        let gradient = |step: usize| -> Vec<f32> {
+            (0..LEN).map(|i| ((i * 37 + step * 11) % 101) as f32 / 50.0 - 1.0).collect()
+        };
+        let start: Vec<f32> = (0..LEN).map(|i| (i as f32 * 0.7).sin()).collect();
+        let tensor = |v: &[f32]| -> Tensor<1> {
+            Tensor::from_data(TensorData::new(v.to_vec(), [v.len()]), &device)
+        };
+        let own = |kind, decay| {
+            let (mut values, mut memory) = (start.clone(), Memory::default());
+            for (step, rate) in RATES.iter().enumerate() {
+                memory.step(kind, &mut values, &gradient(step), *rate as f32, decay);
+            }
+            values
+        };
+        let check = |own: Vec<f32>, burns: Tensor<1>| {
+            let burns: Vec<f32> = burns.into_data().try_to_vec().unwrap();
+            for (a, b) in own.iter().zip(&burns) {
+                assert!((a - b).abs() <= 2e-6 * b.abs().max(1.0), "{a}, not {b}");
+            }
+        };
+        for decay in [0.0, 0.01] {
+            let rule = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(decay).build();
+            let (mut values, mut state) = (tensor(&start), None);
+            for (step, rate) in RATES.iter().enumerate() {
+                (values, state) = rule.step(*rate, values, tensor(&gradient(step)), state);
+            }
+            check(own(OptimizerKind::AdamW, decay), values);
+
+            let momentum = MomentumConfig::new().with_dampening(0.0);
+            let penalty = (decay > 0.0).then(|| WeightDecayConfig::new(decay));
+            let config = SgdConfig::new().with_momentum(Some(momentum));
+            let rule = config.with_weight_decay(penalty).build();
+            let (mut values, mut state) = (tensor(&start), None);
+            for (step, rate) in RATES.iter().enumerate() {
+                (values, state) = rule.step(*rate, values, tensor(&gradient(step)), state);
+            }
+            check(own(OptimizerKind::Sgd, decay), values);
+        }
+    }
 
     #[test]
     fn the_schedule_rises_and_falls_and_can_be_taken_up_anywhere() {

@@ -171,6 +171,18 @@ impl Network {
         parameter.value = value;
     }
 
+    /// Changes the values of a parameter where they lie, if nobody else holds them.
+    ///
+    /// # Panics
+    /// If there is no such parameter: a bug of the caller's.
+    pub fn update(&mut self, name: &str, change: impl FnOnce(&mut [f32])) {
+        let parameter = self.parameters.get_mut(name).expect("a parameter of this network");
+        let empty = Tensor::empty([0], &self.device);
+        let mut data = std::mem::replace(&mut parameter.value, empty).into_data();
+        change(data.as_mut_slice().expect("networks hold f32"));
+        parameter.value = Tensor::from_data(data, &self.device);
+    }
+
     /// Number of values that training could move, all layers counted.
     pub fn parameter_count(&self) -> usize {
         self.parameters.values().filter(|p| p.role.is_trained()).map(Parameter::len).sum()

@@ -159,7 +159,7 @@ impl Bench {
                 ));
             }
             Mode::Train => {
-                let mut step = TrainStep::new(&model.network, batch)?;
+                let mut step = TrainStep::new(model.network, batch)?;
                 let (times, runs) = self.measure(|| step.run(images.clone()))?;
                 (times, runs, step.network)
             }
@@ -271,7 +271,7 @@ struct TrainStep {
 impl TrainStep {
     const RATE: f64 = 1e-3;
 
-    fn new(network: &Network, batch: usize) -> Result<Self, Failure> {
+    fn new(network: Network, batch: usize) -> Result<Self, Failure> {
         let edits = [
             Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear },
             Edit::Unfreeze { layers: "*".into() },
