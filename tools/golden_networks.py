@@ -30,7 +30,7 @@ FORMULA = (
     "being the finalizer alone; in f64, rounded once to f32: "
     "input[i] = 2*u(input, i) - 1; "
     "*.running_mean: 0.2*(2u-1); *.running_var: 0.5+u; *.bias: bias[0] + bias[1]*(2u-1); "
-    "other 1-D: 0.8+0.4u; "
+    "other 1-D and 3-D: 0.8+0.4u; "
     "2-D and 4-D: s*(2*u(name, i/2) - 1)*sqrt(gain/fan_in), s = 1 for even i and -1 for odd, "
     "fan_in = elements / shape[0]; flat index i in row-major order; `input`, `bias` and `gain` are in "
     "this metadata"
@@ -66,6 +66,7 @@ class Golden:
     inner: str
     batch: int
     odd_sizes: list = field(default_factory=list)
+    inner_values: int = INNER_VALUES
     steps: list = field(default_factory=list)
     gradients: list = field(default_factory=list)
     statistics: list = field(default_factory=list)
@@ -80,6 +81,109 @@ def resnet(depth, **more):
 
 
 ODD_SIZES = [(193, 193), (161, 225)]
+
+
+def family(inner, *names, odd=(), gain=6.0):
+    """Rows of one family: the first at odd sizes too."""
+    first = {"batch": 2, "odd_sizes": list(odd)} if odd else {"batch": 1}
+    return [
+        Golden(name, name, gain, inner, inner_values=1024, **(first if name == names[0] else {"batch": 1}))
+        for name in names
+    ]
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. 1998, with a linear output."""
+
+    SEEN = [
+        (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5), (0, 1, 2, 3), (1, 2, 3, 4),
+        (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5), (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5),
+        (0, 1, 2, 3, 4, 5),
+    ]
+
+    def __init__(self, padding):
+        super().__init__()
+        self.C1 = nn.Conv2d(1, 6, 5, padding=padding)
+        self.S2 = nn.Conv2d(6, 6, 1, groups=6)
+        self.C3 = nn.ModuleList(nn.Conv2d(len(maps), 1, 5) for maps in self.SEEN)
+        self.S4 = nn.Conv2d(16, 16, 1, groups=16)
+        self.C5 = nn.Conv2d(16, 120, 5)
+        self.F6 = nn.Linear(120, 84)
+        self.OUTPUT = nn.Linear(84, 10)
+
+    def forward(self, x):
+        squash = lambda x: 1.7159 * torch.tanh(x * (2 / 3))
+        half = lambda x: nn.functional.avg_pool2d(x, 2)
+        y = squash(self.S2(half(squash(self.C1(x)))))
+        y = torch.cat([conv(y[:, maps]) for conv, maps in zip(self.C3, self.SEEN)], 1)
+        self.joined = y
+        y = squash(self.S4(half(squash(y))))
+        y = squash(self.C5(y)).mean((2, 3))
+        return self.OUTPUT(squash(self.F6(y)))
+
+
+class AlexNet2012(nn.Sequential):
+    """Krizhevsky, Sutskever and Hinton 2012, by Caffe's names."""
+
+    def __init__(self):
+        super().__init__()
+        norm = lambda: nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+        layers = {
+            "conv1": nn.Conv2d(3, 96, 11, 4), "relu1": nn.ReLU(), "norm1": norm(), "pool1": nn.MaxPool2d(3, 2),
+            "conv2": nn.Conv2d(96, 256, 5, padding=2, groups=2), "relu2": nn.ReLU(), "norm2": norm(),
+            "pool2": nn.MaxPool2d(3, 2), "conv3": nn.Conv2d(256, 384, 3, padding=1), "relu3": nn.ReLU(),
+            "conv4": nn.Conv2d(384, 384, 3, padding=1, groups=2), "relu4": nn.ReLU(),
+            "conv5": nn.Conv2d(384, 256, 3, padding=1, groups=2), "relu5": nn.ReLU(), "pool5": nn.MaxPool2d(3, 2),
+            "flatten": nn.Flatten(), "fc6": nn.Linear(9216, 4096), "relu6": nn.ReLU(), "drop6": nn.Dropout(),
+            "fc7": nn.Linear(4096, 4096), "relu7": nn.ReLU(), "drop7": nn.Dropout(), "fc8": nn.Linear(4096, 1000),
+        }
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+
+class NASNetAMobile(nn.Module):
+    """NASNet-A (4 @ 1056) of timm's cells; cells are numbered as in the large network."""
+
+    def __init__(self):
+        super().__init__()
+        cells, c, self.cells = timm.models.nasnet, 44, 4
+        self.conv0 = timm.layers.ConvNormAct(
+            3, 32, kernel_size=3, padding=0, stride=2, norm_layer=lambda n, **_: nn.BatchNorm2d(n, eps=1e-3), apply_act=False
+        )
+        self.cell_stem_0 = cells.CellStem0(32, num_channels=c // 4, pad_type="same")
+        self.cell_stem_1 = cells.CellStem1(32, num_channels=c // 2, pad_type="same")
+        before, now = c, 2 * c
+        for stage, reduce in enumerate((None, cells.ReductionCell0, cells.ReductionCell1)):
+            wide = c << stage
+            if reduce:
+                self.add_module(f"reduction_cell_{stage - 1}", reduce(before, wide, now, wide, "same"))
+                now = 4 * wide
+            for i in range(self.cells):
+                kind, left = (cells.FirstCell, wide // 2) if i == 0 else (cells.NormalCell, wide)
+                self.add_module(f"cell_{6 * stage + i}", kind(before, left, now, wide, "same"))
+                before, now = now, 6 * wide
+        self.last_linear = nn.Linear(24 * c, 1000)
+
+    def forward(self, x):
+        x = self.conv0(x)
+        before = self.cell_stem_0(x)
+        now = self.cell_stem_1(x, before)
+        for stage in range(3):
+            if stage:
+                now = getattr(self, f"reduction_cell_{stage - 1}")(now, before)
+            for i in range(self.cells):
+                before, now = now, getattr(self, f"cell_{6 * stage + i}")(now, before)
+        return self.last_linear(torch.relu(now).mean((2, 3)))
+
+
+# Networks that neither torchvision nor timm has, and the size, resize and interpolation that they are given.
+OWN = {
+    "lenet5": (lambda: LeNet5(0), 32, 32, "bilinear"),
+    "lenet5_28": (lambda: LeNet5(2), 28, 28, "bilinear"),
+    "alexnet_2012": (AlexNet2012, 227, 256, "bilinear"),
+    "nasnetamobile": (NASNetAMobile, 224, 256, "bicubic"),
+}
+TIMM = ("tf_", "inception_v4", "inception_resnet_v2", "nasnetalarge", "pnasnet5large")
 
 NETWORKS = [
     lite(
@@ -122,6 +226,32 @@ NETWORKS = [
     resnet(50, batch=2),
     resnet(101, batch=1),
     resnet(152, batch=1),
+    *family("C3", "lenet5", odd=[(40, 36)], gain=3.0),
+    *family("C3", "lenet5_28", gain=3.0),
+    *family("features.8", "alexnet", odd=ODD_SIZES),
+    *family("norm2", "alexnet_2012"),
+    *family("features.10", "vgg11", "vgg13", "vgg16", "vgg19", odd=ODD_SIZES),
+    *family("features.10", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *family("inception4c", "googlenet", odd=ODD_SIZES),
+    *family("Mixed_6c", "inception_v3", odd=[(193, 161)]),
+    *family("features.12", "inception_v4", odd=[(193, 161)]),
+    *family("repeat_1.3", "inception_resnet_v2"),
+    *family("layer3.0", "resnext50_32x4d", "resnext101_32x8d", odd=[(161, 225)], gain=3.0),
+    *family("layer3.0", "wide_resnet50_2", "wide_resnet101_2", gain=3.0),
+    *family("cell_7", "nasnetalarge", odd=[(161, 226)]),
+    *family("cell_7", "nasnetamobile"),
+    *family("cell_5", "pnasnet5large", odd=[(161, 226)]),
+    *family("features.7", "squeezenet1_0", "squeezenet1_1", odd=ODD_SIZES),
+    *family("features.transition2", "densenet121", "densenet161", "densenet169", "densenet201", odd=ODD_SIZES),
+    *family("features.8", "mobilenet_v2", odd=ODD_SIZES),
+    *family("features.6", "mobilenet_v3_small", "mobilenet_v3_large", odd=ODD_SIZES),
+    *family("stage3.2", *(f"shufflenet_v2_x{w}" for w in ("0_5", "1_0", "1_5", "2_0")), odd=ODD_SIZES),
+    *family("layers.11.1", *(f"mnasnet{w}" for w in ("0_5", "0_75", "1_0", "1_3")), odd=ODD_SIZES),
+    *family("features.5.0", *(f"efficientnet_b{i}" for i in range(8)), odd=ODD_SIZES),
+    *family("features.5.0", "efficientnet_v2_s", "efficientnet_v2_m"),
+    *family("trunk_output.block2", *(f"regnet_y_{f}" for f in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf")), odd=ODD_SIZES),
+    *family("trunk_output.block2", *(f"regnet_x_{f}" for f in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf"))),
+    *family("features.3.1", *(f"convnext_{s}" for s in ("tiny", "small", "base", "large")), odd=ODD_SIZES),
 ]
 
 
@@ -151,7 +281,7 @@ def parameter(name, shape, gain, bias):
         x = bias[0] + bias[1] * (2 * uniform(name, n) - 1)
     elif name.endswith(".running_var"):
         x = 0.5 + uniform(name, n)
-    elif len(shape) == 1:
+    elif len(shape) in (1, 3):
         x = 0.8 + 0.4 * uniform(name, n)
     else:
         # Pairs of opposite weights cancel what all channels share after a ReLU; without them
@@ -161,14 +291,20 @@ def parameter(name, shape, gain, bias):
     return torch.from_numpy(x.astype(np.float32)).reshape(shape)
 
 
-def images(n, h, w, name="input"):
-    x = 2 * uniform(name, n * 3 * h * w) - 1
-    return torch.from_numpy(x.astype(np.float32)).reshape(n, 3, h, w)
+def images(n, h, w, name="input", channels=3):
+    x = 2 * uniform(name, n * channels * h * w) - 1
+    return torch.from_numpy(x.astype(np.float32)).reshape(n, channels, h, w)
 
 
 def build(golden, bias=BIAS):
-    if golden.published.startswith("tf_"):
+    if golden.name in OWN:
+        net = OWN[golden.name][0]()
+    elif golden.published.startswith("tf_"):
         net = timm.create_model(golden.published, drop_rate=0.0, drop_path_rate=0.0)
+    elif golden.published.startswith(TIMM):
+        net = timm.create_model(golden.published, drop_rate=0.0)
+    elif golden.name in ("googlenet", "inception_v3"):
+        net = torchvision.models.get_model(golden.published, init_weights=False)
     else:
         net = torchvision.models.get_model(golden.published)
     for module in net.modules():
@@ -185,7 +321,10 @@ def kept(net):
 
 def facts(golden, net):
     """Preprocessing of the published weights, and the size of the network."""
-    if golden.published.startswith("tf_"):
+    if golden.name in OWN:
+        _, size, resize, interpolation = OWN[golden.name]
+        mean = std = crop_pct = None
+    elif golden.published.startswith(TIMM):
         cfg = net.pretrained_cfg
         size, interpolation = cfg["input_size"][-1], cfg["interpolation"]
         resize, mean, std = math.floor(size / cfg["crop_pct"]), cfg["mean"], cfg["std"]
@@ -196,7 +335,7 @@ def facts(golden, net):
         size, resize, interpolation = preset.crop_size[0], preset.resize_size[0], preset.interpolation.value
         mean, std, crop_pct = preset.mean, preset.std, size / resize
     macs = multiply_adds(net, size)
-    norm = next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    norm = next((m for m in net.modules() if isinstance(m, nn.BatchNorm2d)), None)
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
         "multiply_adds": macs,
@@ -204,10 +343,15 @@ def facts(golden, net):
         "resize": resize,
         "crop_pct": crop_pct,
         "interpolation": interpolation,
-        "mean": list(mean),
-        "std": list(std),
-        "batch_norm_eps": norm.eps,
+        "mean": mean and list(mean),
+        "std": std and list(std),
+        "batch_norm_eps": norm and norm.eps,
     }
+
+
+def colours(net):
+    """Channels of the images that a network takes."""
+    return next(m for m in net.modules() if isinstance(m, nn.Conv2d)).in_channels
 
 
 def multiply_adds(net, size):
@@ -222,7 +366,7 @@ def multiply_adds(net, size):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             hooks.append(module.register_forward_hook(count))
     with torch.no_grad():
-        net(images(1, size, size))
+        net(images(1, size, size, channels=colours(net)))
     for hook in hooks:
         hook.remove()
     return total
@@ -273,6 +417,8 @@ def common_metadata(golden, bias, source):
 @torch.no_grad()
 def forward(net, x, inner):
     seen = {}
+    if isinstance(net, LeNet5):
+        return net(x), net.joined
     hook = net.get_submodule(inner).register_forward_hook(lambda m, i, o: seen.update(y=o.clone()))
     logits = net(x)
     hook.remove()
@@ -283,10 +429,10 @@ def forward_file(golden, net, path):
     about, double, results = facts(golden, net), copy.deepcopy(net).double(), Results()
     size = about["input_size"]
     for h, w in [(size, size), *golden.odd_sizes]:
-        x = images(golden.batch, h, w)
+        x = images(golden.batch, h, w, channels=colours(net))
         (logits, inner), (logits32, inner32) = forward(double, x.double(), golden.inner), forward(net, x, golden.inner)
         results.add(f"{h}x{w}.logits", logits, logits32, logits.numel())
-        results.add(f"{h}x{w}.{golden.inner}", inner, inner32, INNER_VALUES)
+        results.add(f"{h}x{w}.{golden.inner}", inner, inner32, golden.inner_values)
         if golden.batch > 1:
             apart = (logits[0] - logits[1]).norm() / logits[0].norm()
             print(f"  {h}x{w}: deviation {logits.std():.3f}, items apart by {apart:.2f}")

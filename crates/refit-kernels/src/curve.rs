@@ -12,6 +12,8 @@ use crate::walk::{Cut, Pass, load, store, walk};
 pub enum Curve {
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
     /// `x * sigmoid(x)`, also called swish.
     Silu,
     /// `clamp(x + 3, 0, 6) / 6`.
@@ -77,6 +79,10 @@ impl Curve {
         unsafe {
             match self {
                 Self::Sigmoid => sigmoid::<S>(x),
+                Self::Tanh => {
+                    let two = S::splat(2.0);
+                    S::fma(two, sigmoid::<S>(S::mul(two, x)), S::splat(-1.0))
+                }
                 Self::Silu => S::mul(x, sigmoid::<S>(x)),
                 Self::HardSigmoid => hard_sigmoid::<S>(x),
                 Self::HardSwish => S::mul(x, hard_sigmoid::<S>(x)),
@@ -99,6 +105,10 @@ impl Curve {
                 Self::Sigmoid => {
                     let (s, rest) = sigmoid_and_rest::<S>(x);
                     S::mul(s, rest)
+                }
+                Self::Tanh => {
+                    let (s, rest) = sigmoid_and_rest::<S>(S::mul(S::splat(2.0), x));
+                    S::mul(S::splat(4.0), S::mul(s, rest))
                 }
                 Self::Silu => {
                     let (s, rest) = sigmoid_and_rest::<S>(x);
@@ -270,8 +280,9 @@ mod tests {
     use super::*;
     use crate::testing::on_threads;
 
-    const CURVES: [Curve; 6] = [
+    const CURVES: [Curve; 7] = [
         Curve::Sigmoid,
+        Curve::Tanh,
         Curve::Silu,
         Curve::HardSigmoid,
         Curve::HardSwish,
@@ -295,6 +306,7 @@ mod tests {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         match curve {
             Curve::Sigmoid => sigmoid(x),
+            Curve::Tanh => x.tanh(),
             Curve::Silu => x * sigmoid(x),
             Curve::HardSigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
             Curve::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,

@@ -10,13 +10,16 @@
 )]
 
 mod activation;
+mod adapt;
 pub mod bf16;
 mod buffer;
+mod channels;
 mod conv;
 mod curve;
 pub mod depthwise;
 mod elementwise;
 mod inverted;
+mod layer_norm;
 mod layout;
 mod loss;
 mod norm;
@@ -24,6 +27,7 @@ mod optimize;
 mod partials;
 mod peak;
 mod pool;
+mod response;
 mod rows;
 mod simd;
 #[cfg(test)]
@@ -34,7 +38,9 @@ mod walk;
 mod winograd;
 
 pub use activation::Activation;
+pub use adapt::{Resized, adaptive_pool, adaptive_pool_gradient, pad};
 pub use buffer::Buffer;
+pub use channels::{Channels, copy_channels, gate, gate_gradient, shuffle_channels};
 pub use conv::{
     ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,
     input_gradient_through, weight_gradient,
@@ -42,6 +48,7 @@ pub use conv::{
 pub use curve::{Curve, bend, bend_gradient};
 pub use elementwise::accumulate;
 pub use inverted::{BlockStages, InvertedResidual, InvertedShape, Stage};
+pub use layer_norm::{layer_norm, layer_norm_gradient};
 pub use layout::{to_channels_first, to_channels_last};
 pub use loss::{CrossEntropy, Targets, cross_entropy};
 pub use norm::{
@@ -54,5 +61,6 @@ pub use pool::{
     Divisor, PoolShape, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
     mean_pool, mean_pool_gradient,
 };
+pub use response::{LocalResponse, local_response, local_response_gradient};
 pub use simd::Isa;
 pub use threads::together;

@@ -202,6 +202,42 @@ fn on_threads(threads: usize, work: &(impl Fn() + Sync)) {
     rayon::join(work, || on_threads(threads - 1, work));
 }
 
+/// Values of a task of [`over_chunks`], about.
+const CHUNK: usize = 1 << 14;
+
+/// Calls `run` with runs of whole units of `y`, such as pixels, and the number of the first of them.
+///
+/// # Panics
+/// If `y` is not whole units.
+pub(crate) fn over_chunks(y: &mut [f32], unit: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
+    let unit = unit.max(1);
+    assert!(y.len().is_multiple_of(unit), "{} values are not whole units of {unit}", y.len());
+    let units = (CHUNK / unit).max(1);
+    let (len, y) = (y.len(), Shared::new(y));
+    parallel(len.div_ceil(units * unit), |task| {
+        let first = task * units * unit;
+        // SAFETY: each task has its own values.
+        run(task * units, unsafe { y.part(first, (units * unit).min(len - first)) });
+    });
+}
+
+/// Calls `run` with the `i`th chunk of every slice, for every `i`.
+///
+/// # Panics
+/// If a slice is not whole chunks, or numbers of chunks differ.
+pub(crate) fn parallel_chunks<const N: usize>(
+    slices: [(&mut [f32], usize); N],
+    run: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let chunks = |(values, len): &(&mut [f32], usize)| values.len() / (*len).max(1);
+    let count = slices.iter().map(chunks).min().unwrap_or(0);
+    let whole = |(values, len): &(&mut [f32], usize)| values.len() == count * len;
+    assert!(slices.iter().all(whole), "slices of unequal numbers of chunks");
+    let parts = slices.map(|(values, len)| (Shared::new(values), len));
+    // SAFETY: each task has its own chunk of each slice.
+    parallel(count, |i| run(i, parts.map(|(all, len)| unsafe { all.part(i * len, len) })));
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }

@@ -272,7 +272,10 @@ impl State {
             training.pass(&self.net, step.boundary, TrainingOptions { norms, dropout_key });
         let targets =
             Targets::new(&step.labels, options.class_weights, settings.smoothing, &device);
-        let loss = targets.cross_entropy(pass.logits.clone());
+        let mut loss = targets.cross_entropy(pass.logits.clone());
+        for (logits, share) in &pass.auxiliary {
+            loss = loss + targets.cross_entropy(logits.clone()) * *share;
+        }
         let mut gradients = pass.gradients(&loss);
         // Gradients are complete here and not yet applied.
         let norm = clip_norm(&mut gradients, settings.clip);

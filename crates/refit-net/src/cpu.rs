@@ -12,11 +12,12 @@ mod inverted;
 pub(crate) mod map;
 mod precision;
 pub(crate) mod program;
+mod single;
 pub(crate) mod tape;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
-use refit_kernels::ConvShape;
+use refit_kernels::{ConvShape, Curve};
 
 use crate::layer::{Activation, Conv};
 use crate::ops::Geometry;
@@ -28,13 +29,20 @@ pub(crate) fn runs_on(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
-impl From<Activation> for refit_kernels::Activation {
-    fn from(activation: Activation) -> Self {
-        match activation {
-            Activation::Identity => Self::Identity,
-            Activation::Relu => Self::Relu,
-            Activation::Relu6 => Self::Relu6,
-        }
+/// What a kernel applies in its registers, and what is left for a pass of its own.
+pub(crate) fn parted(activation: Activation) -> (refit_kernels::Activation, Option<Curve>) {
+    use refit_kernels::Activation::{Identity, Relu, Relu6};
+    match activation {
+        Activation::Identity => (Identity, None),
+        Activation::Relu => (Relu, None),
+        Activation::Relu6 => (Relu6, None),
+        Activation::Sigmoid => (Identity, Some(Curve::Sigmoid)),
+        Activation::Tanh => (Identity, Some(Curve::Tanh)),
+        Activation::Silu => (Identity, Some(Curve::Silu)),
+        Activation::HardSigmoid => (Identity, Some(Curve::HardSigmoid)),
+        Activation::HardSwish => (Identity, Some(Curve::HardSwish)),
+        Activation::Gelu => (Identity, Some(Curve::Gelu)),
+        Activation::GeluTanh => (Identity, Some(Curve::GeluTanh)),
     }
 }
 
@@ -52,21 +60,5 @@ pub(crate) fn conv_shape(conv: &Conv, [batch, height, width, channels]: [usize; 
         padding,
         dilation,
         groups,
-    }
-}
-
-/// A linear layer as a convolution over images of one pixel.
-pub(crate) fn linear_shape(batch: usize, features: usize, outputs: usize) -> ConvShape {
-    ConvShape {
-        batch,
-        height: 1,
-        width: 1,
-        channels: features,
-        out_channels: outputs,
-        kernel: [1; 2],
-        stride: [1; 2],
-        padding: [(0, 0); 2],
-        dilation: [1; 2],
-        groups: 1,
     }
 }

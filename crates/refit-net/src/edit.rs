@@ -8,9 +8,10 @@ use globset::Glob;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Hint;
-use crate::graph::{Builder, Graph, GraphError, NodeId, Wire, is_under};
-use crate::layer::Activation;
+use crate::graph::{Auxiliary, Builder, Graph, GraphError, NodeId, Wire, is_under};
+use crate::layer::{Activation, Layer};
 use crate::network::Network;
+use crate::shape::Shape;
 
 /// What classifies the features of a new task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,9 +188,29 @@ impl Network {
             return Err(EditError::NoHead { net: graph.name().to_owned() });
         };
         let input = graph.nodes()[first].inputs[0];
-        let kept = graph.ancestors(&[input]);
-        let (mut builder, wires) = rebuild(graph, &kept);
-        let x = wires[&input];
+        // Classifiers half-way learn the new task too, as far as they don't depend on the head.
+        let halfway: Vec<Auxiliary> = graph
+            .auxiliary()
+            .iter()
+            .filter(|a| matches!(graph.nodes()[a.output].layer, Layer::Linear(_)))
+            .filter(|a| !graph.ancestors(&[a.output]).iter().any(|&id| graph.is_head(id)))
+            .copied()
+            .collect();
+        let takes = |a: &Auxiliary| graph.nodes()[a.output].inputs[0];
+        let mut needed: Vec<NodeId> = halfway.iter().map(takes).collect();
+        needed.push(input);
+        let (mut builder, wires) = rebuild(graph, &graph.ancestors(&needed));
+        let mut fresh = Vec::new();
+        for auxiliary in &halfway {
+            let name = &graph.nodes()[auxiliary.output].name;
+            let y = builder.linear(name, wires[&takes(auxiliary)], classes);
+            builder.auxiliary(y, auxiliary.share);
+            fresh.push(name.clone());
+        }
+        let mut x = wires[&input];
+        if let Shape::Map { .. } = builder.shape(x) {
+            x = builder.global_avg_pool("head_pool", x);
+        }
         let y = match kind {
             HeadKind::Linear => builder.linear(&head, x, classes),
             HeadKind::Mlp { hidden } => builder.scope(&head, |g| {
@@ -200,7 +221,7 @@ impl Network {
         };
         let mut net = self.with_graph(builder.finish(y, &head)?);
         let graph = Arc::clone(&net.graph);
-        net.reinitialize(seed, |id| graph.is_head(id));
+        net.reinitialize(seed, |id| graph.is_head(id) || fresh.contains(&graph.nodes()[id].name));
         Ok(net)
     }
 
@@ -222,10 +243,8 @@ impl Network {
         let frozen = ids.filter(|(_, n)| frozen.contains(n.name.as_str())).map(|(id, _)| id);
         let frozen = frozen.collect();
         let names: BTreeSet<String> = (0..graph.nodes().len())
-            .flat_map(|id| {
-                let prefix = graph.nodes()[id].name.clone();
-                graph.parameters(id).into_iter().map(move |p| format!("{prefix}.{}", p.suffix))
-            })
+            .flat_map(|id| graph.parameters(id).into_iter().map(move |p| (id, p.suffix)))
+            .map(|(id, suffix)| graph.parameter_name(id, suffix))
             .collect();
         self.parameters.retain(|name, _| names.contains(name));
         self.frozen = frozen;
@@ -252,7 +271,6 @@ fn rebuild(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::Shape;
     use crate::zoo;
 
     fn lite0() -> Network {

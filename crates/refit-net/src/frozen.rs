@@ -6,10 +6,10 @@ use burn::tensor::Tensor;
 
 use crate::cpu::{self, Precision, program::Program};
 use crate::graph::{GraphError, NodeId};
-use crate::layer::{Activation, BatchNorm, Conv, Layer, MaxPool, Misfit};
+use crate::layer::{Activation, BatchNorm, Conv, Layer, Misfit, Windows};
 use crate::network::Network;
 use crate::ops::{self, Geometry};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Purpose, Step};
 
 /// A batch of activations.
 #[derive(Debug, Clone)]
@@ -110,10 +110,12 @@ enum Kernel {
     ScaleShift { scale: Tensor<1>, shift: Tensor<1> },
     Activate,
     Add,
-    MaxPool(MaxPool),
+    MaxPool(Windows),
     MeanPool,
     Linear { weight: Tensor<2>, bias: Option<Tensor<1>> },
     Pass,
+    /// Any other layer, and its parameters.
+    Single(Layer, Vec<Tensor<1>>),
 }
 
 /// A network, or a part of it, ready to run without gradients: batch norms are folded into the
@@ -203,7 +205,7 @@ impl Compiled {
             return Self::on_tensors(net, given, outputs);
         }
         let known: BTreeSet<NodeId> = given.iter().copied().collect();
-        let plan = Plan::new(&net.graph, &known, &outputs);
+        let plan = Plan::new(&net.graph, &known, &outputs, Purpose::Frozen);
         Self(Engine::Kernels(Program::new(net, plan, given, &outputs, precision)))
     }
 
@@ -215,7 +217,7 @@ impl Compiled {
     /// Compiled to operations on tensors, which every device has.
     fn on_tensors(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
         let known: BTreeSet<NodeId> = given.iter().copied().collect();
-        let plan = Plan::new(&net.graph, &known, &outputs);
+        let plan = Plan::new(&net.graph, &known, &outputs, Purpose::Frozen);
         let prepare = |step: Step| {
             let inputs = net.graph.nodes()[step.main].inputs.clone();
             let kernel = prepare(net, &step);
@@ -294,20 +296,31 @@ impl Kernel {
             Self::Add => x.add(values.get(inputs[1]), activation),
             Self::MaxPool(pool) => Value::Map(ops::max_pool(x.map(), *pool)),
             Self::MeanPool => Value::Vector(ops::mean_pool(x.map())),
-            Self::Linear { weight, bias } => {
-                Value::Vector(linear(x.vector(), weight.clone(), bias.clone()))
-            }
+            Self::Linear { weight, bias } => linear(x, weight.clone(), bias.clone()),
             Self::Pass => x,
+            Self::Single(layer, parameters) => {
+                let inputs = inputs.iter().map(|&id| values.get(id)).collect();
+                ops::single::run(layer, inputs, parameters)
+            }
         }
     }
 }
 
-/// `x W' + b` for `W` of shape `[out, in]`.
-pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let y = x.matmul(weight.transpose());
-    match bias {
+/// `x W' + b` for `W` of shape `[out, in]`; of a map, for the channels of each pixel.
+pub(crate) fn linear(x: Value, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Value {
+    let biased = |y: Tensor<2>| match bias {
         Some(bias) => y + bias.unsqueeze::<2>(),
         None => y,
+    };
+    match x {
+        Value::Vector(x) => Value::Vector(biased(x.matmul(weight.transpose()))),
+        Value::Map(x) => {
+            let [n, c, h, w] = x.dims();
+            let pixels = x.permute([0, 2, 3, 1]).reshape([n * h * w, c]);
+            let y = biased(pixels.matmul(weight.transpose()));
+            let features = y.dims()[1];
+            Value::Map(y.reshape([n, h, w, features]).permute([0, 3, 1, 2]))
+        }
     }
 }
 
@@ -333,6 +346,11 @@ fn prepare(net: &Network, step: &Step) -> Kernel {
             Kernel::Linear { weight: matrix(net, step.main), bias: bias(step.main) }
         }
         Layer::Dropout(_) | Layer::Input { .. } => Kernel::Pass,
+        layer => {
+            let specs = net.graph.parameters(step.main).into_iter();
+            let values = specs.map(|p| net.parameter(step.main, p.suffix).value.clone());
+            Kernel::Single(layer, values.collect())
+        }
     }
 }
 
@@ -386,15 +404,21 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::cpu::tape::tests::{everything, images, shake};
+    use crate::Graph;
+    use crate::cpu::tape::tests::{everything, everything_else, images, shake};
 
     /// What other devices run: the two differ by the order of sums only.
     #[test]
     fn kernels_equal_the_operations_on_tensors() {
+        compare(everything(), &["fc", "d_relu", "pool", "a"]);
+        compare(everything_else(), &["v_gelu", "gated", "cat", "e_scale", "a_silu"]);
+    }
+
+    fn compare(graph: Graph, wanted: &[&str]) {
         let device = Device::flex();
-        let mut net = Network::initialize(everything(), 3, &device);
+        let mut net = Network::initialize(graph, 3, &device);
         shake(&mut net);
-        let wanted: Vec<NodeId> = ["fc", "d_relu", "pool", "a"]
+        let wanted: Vec<NodeId> = wanted
             .iter()
             .map(|name| net.graph.find(name).unwrap())
             .collect();

@@ -31,6 +31,17 @@ pub struct Graph {
     nodes: Vec<Node>,
     output: NodeId,
     head: String,
+    auxiliary: Vec<Auxiliary>,
+}
+
+/// A classifier half-way through a network, whose loss training hears too (Szegedy et al. 2014,
+/// <https://arxiv.org/abs/1409.4842>); nobody else runs it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Auxiliary {
+    /// Its last layer.
+    pub output: NodeId,
+    /// The share of its loss that is added.
+    pub share: f32,
 }
 
 /// Why a graph cannot be.
@@ -95,6 +106,11 @@ impl Graph {
         self.output
     }
 
+    /// Classifiers half-way through.
+    pub fn auxiliary(&self) -> &[Auxiliary] {
+        &self.auxiliary
+    }
+
     /// The name (of a layer or of several under it) that classifies: what a new task replaces.
     pub fn head(&self) -> &str {
         &self.head
@@ -153,6 +169,12 @@ impl Graph {
         GraphError::UnknownLayer { net: self.name.clone(), layer: name.to_owned(), nearest }
     }
 
+    /// The name of a node's parameter: the layer's, and the suffix if there is one.
+    pub fn parameter_name(&self, node: NodeId, suffix: &str) -> String {
+        let name = &self.nodes[node].name;
+        if suffix.is_empty() { name.clone() } else { format!("{name}.{suffix}") }
+    }
+
     /// The parameters of one node, in the order its layer lists them.
     pub fn parameters(&self, node: NodeId) -> Vec<ParameterSpec> {
         let Node { layer, inputs, .. } = &self.nodes[node];
@@ -168,24 +190,34 @@ impl Graph {
     /// The shapes of all nodes for images of `height` by `width`.
     ///
     /// # Errors
-    /// If a layer does not take an image of that size.
+    /// If a layer that the output needs does not take an image of that size. Others, of classifiers
+    /// half-way, give nothing then.
     pub fn shapes_at(&self, height: usize, width: usize) -> Result<Vec<Shape>, GraphError> {
+        let needed = self.needed();
         let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
-        for node in &self.nodes {
+        for (id, node) in self.nodes.iter().enumerate() {
             let shape = match node.layer {
-                Layer::Input { shape } => Shape::map(shape.channels(), height, width),
+                Layer::Input { shape } => Ok(Shape::map(shape.channels(), height, width)),
                 layer => {
                     let inputs: Vec<Shape> = node.inputs.iter().map(|&i| shapes[i]).collect();
-                    layer.output_shape(&inputs).map_err(|misfit| GraphError::Misfit {
-                        net: self.name.clone(),
-                        layer: node.name.clone(),
-                        misfit,
-                    })?
+                    layer.output_shape(&inputs)
                 }
             };
-            shapes.push(shape);
+            shapes.push(match shape {
+                Ok(shape) => shape,
+                Err(_) if !needed.contains(&id) => Shape::vector(0),
+                Err(misfit) => {
+                    let (net, layer) = (self.name.clone(), node.name.clone());
+                    return Err(GraphError::Misfit { net, layer, misfit });
+                }
+            });
         }
         Ok(shapes)
+    }
+
+    /// The nodes that the output depends on, itself included: all but classifiers half-way.
+    pub fn needed(&self) -> BTreeSet<NodeId> {
+        self.ancestors(&[self.output])
     }
 
     /// All nodes that `targets` need, themselves included.
@@ -218,6 +250,7 @@ pub struct Builder {
     nodes: Vec<Node>,
     names: BTreeMap<String, NodeId>,
     scope: String,
+    auxiliary: Vec<Auxiliary>,
     error: Option<GraphError>,
 }
 
@@ -229,6 +262,7 @@ impl Builder {
             nodes: Vec::new(),
             names: BTreeMap::new(),
             scope: String::new(),
+            auxiliary: Vec::new(),
             error: None,
         };
         let wire = builder.layer("input", Layer::Input { shape: input }, &[]);
@@ -294,9 +328,50 @@ impl Builder {
         self.layer(name, Layer::Add, &[a, b])
     }
 
+    /// Adds the product of a map and a gate `[c, 1, 1]`.
+    pub fn gate(&mut self, name: &str, x: Wire, gate: Wire) -> Wire {
+        self.layer(name, Layer::Gate, &[x, gate])
+    }
+
+    /// Adds what lies behind each other along the channels.
+    pub fn concat(&mut self, name: &str, parts: &[Wire]) -> Wire {
+        self.layer(name, Layer::Concat, parts)
+    }
+
+    /// Adds `channels` channels from `first` on.
+    pub fn slice(&mut self, name: &str, x: Wire, first: usize, channels: usize) -> Wire {
+        self.layer(name, Layer::Slice { first, channels }, &[x])
+    }
+
     /// Adds a maximum pooling.
-    pub fn max_pool(&mut self, name: &str, x: Wire, pool: crate::layer::MaxPool) -> Wire {
-        self.layer(name, Layer::MaxPool(pool), &[x])
+    pub fn max_pool(&mut self, name: &str, x: Wire, windows: crate::layer::Windows) -> Wire {
+        self.layer(name, Layer::MaxPool(windows), &[x])
+    }
+
+    /// Adds a mean over windows.
+    pub fn avg_pool(
+        &mut self,
+        name: &str,
+        x: Wire,
+        windows: crate::layer::Windows,
+        divisor: crate::layer::Divisor,
+    ) -> Wire {
+        self.layer(name, Layer::AvgPool { windows, divisor }, &[x])
+    }
+
+    /// Adds the means of windows that make a map of `size` by `size` pixels.
+    pub fn adaptive_avg_pool(&mut self, name: &str, x: Wire, size: usize) -> Wire {
+        self.layer(name, Layer::AdaptiveAvgPool { size: [size; 2] }, &[x])
+    }
+
+    /// Adds the values of a map, channel by channel.
+    pub fn flatten(&mut self, name: &str, x: Wire) -> Wire {
+        self.layer(name, Layer::Flatten, &[x])
+    }
+
+    /// Adds a layer normalization over channels.
+    pub fn layer_norm(&mut self, name: &str, x: Wire, epsilon: f64) -> Wire {
+        self.layer(name, Layer::LayerNorm(crate::layer::LayerNorm { epsilon }), &[x])
     }
 
     /// Adds the mean of each channel.
@@ -306,12 +381,22 @@ impl Builder {
 
     /// Adds a dropout.
     pub fn dropout(&mut self, name: &str, x: Wire, share: f32) -> Wire {
-        self.layer(name, Layer::Dropout(crate::layer::Dropout { share }), &[x])
+        self.layer(name, Layer::Dropout(crate::layer::Dropout::new(share)), &[x])
+    }
+
+    /// Adds stochastic depth: a residual branch that is left out of a share of the images.
+    pub fn stochastic_depth(&mut self, name: &str, x: Wire, share: f32) -> Wire {
+        self.layer(name, Layer::Dropout(crate::layer::Dropout::of_images(share)), &[x])
     }
 
     /// Adds a fully connected layer with a bias.
     pub fn linear(&mut self, name: &str, x: Wire, features: usize) -> Wire {
         self.layer(name, Layer::Linear(crate::layer::Linear::new(features)), &[x])
+    }
+
+    /// Makes a wire the result of a classifier half-way, of whose loss training adds a share.
+    pub fn auxiliary(&mut self, output: Wire, share: f32) {
+        self.auxiliary.push(Auxiliary { output: output.0, share });
     }
 
     /// Ends the network: `output` is its result, `head` the name of what classifies.
@@ -322,8 +407,13 @@ impl Builder {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let graph =
-            Graph { name: self.name, nodes: self.nodes, output: output.0, head: head.to_owned() };
+        let graph = Graph {
+            name: self.name,
+            nodes: self.nodes,
+            output: output.0,
+            head: head.to_owned(),
+            auxiliary: self.auxiliary,
+        };
         if !head.is_empty() {
             graph.find(head)?;
         }
@@ -342,6 +432,8 @@ pub struct GraphRecord {
     name: String,
     output: String,
     head: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    auxiliary: Vec<(String, f32)>,
     layers: Vec<LayerRecord>,
 }
 
@@ -366,6 +458,7 @@ impl From<&Graph> for GraphRecord {
             name: graph.name.clone(),
             output: name_of(&graph.output),
             head: graph.head.clone(),
+            auxiliary: graph.auxiliary.iter().map(|a| (name_of(&a.output), a.share)).collect(),
             layers: graph.nodes.iter().map(record).collect(),
         }
     }
@@ -403,9 +496,18 @@ impl TryFrom<&GraphRecord> for Graph {
                 inputs.ok_or_else(|| refuse(name, "takes a layer that is not before it"))?;
             builder.layer(name, *layer, &inputs);
         }
-        let output = builder.names.get(&record.output).map(|&id| Wire(id));
-        let output =
-            output.ok_or_else(|| refuse(&record.output, "is not there, but is the output"))?;
+        let named = |builder: &Builder, name: &str| {
+            let wire = builder.names.get(name).map(|&id| Wire(id));
+            wire.ok_or_else(|| refuse(name, "is not there, but is the output"))
+        };
+        let output = named(&builder, &record.output)?;
+        for (name, share) in &record.auxiliary {
+            let output = named(&builder, name)?;
+            if !matches!(builder.shape(output), Shape::Vector { .. }) || !(0.0..=1.0).contains(share) {
+                return Err(refuse(name, "is no classifier whose loss could be added"));
+            }
+            builder.auxiliary(output, *share);
+        }
         builder.finish(output, &record.head)
     }
 }

@@ -27,9 +27,10 @@ pub use cpu::{Precision, UnsupportedPrecision};
 pub use edit::{Edit, EditError, HeadKind};
 pub use error::Hint;
 pub use frozen::{Compiled, Value};
-pub use graph::{Builder, Graph, GraphError, GraphRecord, Node, NodeId, Wire};
+pub use graph::{Auxiliary, Builder, Graph, GraphError, GraphRecord, Node, NodeId, Wire};
 pub use layer::{
-    Activation, BatchNorm, Conv, Dropout, Layer, Linear, MaxPool, Padding, ParameterSpec, Role,
+    Activation, BatchNorm, Conv, Divisor, Dropout, Layer, LayerNorm, LayerScale, Linear,
+    LocalResponseNorm, Padding, ParameterSpec, Role, Windows,
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};

@@ -104,11 +104,11 @@ impl Network {
 
     /// What every parameter should be, by name.
     pub(crate) fn specs(&self) -> BTreeMap<String, ParameterSpec> {
-        let nodes = self.graph.nodes().iter().enumerate();
-        nodes
-            .flat_map(|(id, node)| {
-                let named = |spec: ParameterSpec| (format!("{}.{}", node.name, spec.suffix), spec);
-                self.graph.parameters(id).into_iter().map(named)
+        let graph = &self.graph;
+        (0..graph.nodes().len())
+            .flat_map(|id| {
+                let name = move |spec: &ParameterSpec| graph.parameter_name(id, spec.suffix);
+                graph.parameters(id).into_iter().map(move |spec| (name(&spec), spec))
             })
             .collect()
     }
@@ -118,7 +118,7 @@ impl Network {
         for id in (0..self.graph.nodes().len()).filter(|&id| which(id)) {
             let node = &self.graph.nodes()[id];
             for spec in self.graph.parameters(id) {
-                let name = format!("{}.{}", node.name, spec.suffix);
+                let name = self.graph.parameter_name(id, spec.suffix);
                 let values = initial_values(&node.layer, &spec, &name, seed);
                 let parameter = Parameter::new(&spec, values, &self.device);
                 self.parameters.insert(name, parameter);
@@ -149,9 +149,8 @@ impl Network {
 
     /// The names and values of one node's parameters.
     pub fn node_parameters(&self, id: NodeId) -> impl Iterator<Item = (&str, &Parameter)> {
-        let prefix = &self.graph.nodes()[id].name;
         self.graph.parameters(id).into_iter().filter_map(move |spec| {
-            let name = format!("{prefix}.{}", spec.suffix);
+            let name = self.graph.parameter_name(id, spec.suffix);
             self.parameters.get_key_value(&name).map(|(name, p)| (name.as_str(), p))
         })
     }
@@ -188,14 +187,14 @@ impl Network {
         self.parameters.values().filter(|p| p.role.is_trained()).map(Parameter::len).sum()
     }
 
-    /// Multiply-adds an image at the nominal input size.
+    /// Multiply-adds an image at the nominal input size, of all that the output needs.
     pub fn multiply_adds(&self) -> u64 {
-        (0..self.graph.nodes().len()).map(|id| self.graph.multiply_adds(id)).sum()
+        self.graph.needed().into_iter().map(|id| self.graph.multiply_adds(id)).sum()
     }
 
     /// A parameter of `node` by its suffix.
     pub(crate) fn parameter(&self, node: NodeId, suffix: &str) -> &Parameter {
-        &self.parameters[&format!("{}.{suffix}", self.graph.nodes()[node].name)]
+        &self.parameters[&self.graph.parameter_name(node, suffix)]
     }
 
     pub(crate) fn has_bias(&self, node: NodeId) -> bool {
@@ -232,6 +231,7 @@ fn initial_values(layer: &Layer, spec: &ParameterSpec, name: &str, seed: u64) ->
     let len = spec.shape.iter().product();
     let deviation = match (spec.role, layer) {
         (Role::NormScale | Role::RunningVariance, _) => return vec![1.0; len],
+        (Role::BranchScale, Layer::LayerScale(scale)) => return vec![scale.initial; len],
         (Role::Weight, Layer::Conv(conv)) => {
             let fan_out = conv.channels / conv.groups * conv.kernel[0] * conv.kernel[1];
             (2.0 / fan_out as f64).sqrt()

@@ -38,12 +38,28 @@ pub(crate) struct Plan {
     pub steps: Vec<Step>,
 }
 
+/// What steps are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Parameters do not change: dropout does nothing.
+    Frozen,
+    /// A way back: an activation that does more than clamp stands alone, since what goes into it has
+    /// to be known.
+    Training,
+}
+
 impl Plan {
     /// The steps that compute `wanted` from `given`; values in `wanted` are never fused away.
-    pub fn new(graph: &Graph, given: &BTreeSet<NodeId>, wanted: &[NodeId]) -> Self {
+    pub fn new(
+        graph: &Graph,
+        given: &BTreeSet<NodeId>,
+        wanted: &[NodeId],
+        purpose: Purpose,
+    ) -> Self {
         let needed = needed(graph, given, wanted);
         let mut fuser = Fuser {
             graph,
+            purpose,
             needed: &needed,
             uses: vec![0; graph.nodes().len()],
             taken: BTreeSet::new(),
@@ -91,6 +107,7 @@ fn mark_last_uses(graph: &Graph, steps: &mut [Step], wanted: &[NodeId]) {
 
 struct Fuser<'a> {
     graph: &'a Graph,
+    purpose: Purpose,
     needed: &'a BTreeSet<NodeId>,
     uses: Vec<usize>,
     taken: BTreeSet<NodeId>,
@@ -118,20 +135,32 @@ impl Fuser<'_> {
                 (step.norm, step.output) = (Some(norm), norm);
                 step.layers.push(norm);
             }
+            self.skip_dropout(&mut step);
             if let Some(add) = self.next(step.output, |l| matches!(l, Layer::Add)) {
                 let other = self.graph.nodes()[add].inputs.iter().find(|&&i| i != step.output);
                 (step.residual, step.output) = (other.copied(), add);
                 step.layers.push(add);
             }
         }
+        let purpose = self.purpose;
         if matches!(layer, Layer::Conv(_) | Layer::BatchNorm(_) | Layer::Add)
-            && let Some(next) = self.next(step.output, |l| matches!(l, Layer::Activation { .. }))
+            && let Some(next) = self.next(step.output, fuses(purpose))
             && let Layer::Activation { function } = self.graph.nodes()[next].layer
         {
             (step.activation, step.output) = (function, next);
             step.layers.push(next);
         }
         step
+    }
+
+    /// Takes the dropout behind a step where it does nothing.
+    fn skip_dropout(&mut self, step: &mut Step) {
+        while self.purpose == Purpose::Frozen
+            && let Some(dropout) = self.next(step.output, |l| matches!(l, Layer::Dropout(_)))
+        {
+            step.output = dropout;
+            step.layers.push(dropout);
+        }
     }
 
     /// The only taker of `node`'s value, if it is of the kind wanted; it is taken then.
@@ -146,5 +175,13 @@ impl Fuser<'_> {
             .find(|&id| self.graph.nodes()[id].inputs.contains(&node))?;
         let fits = kind(&self.graph.nodes()[taker].layer) && self.taken.insert(taker);
         fits.then_some(taker)
+    }
+}
+
+/// Whether a layer is an activation that may stand behind another layer.
+fn fuses(purpose: Purpose) -> impl Fn(&Layer) -> bool {
+    move |layer| match layer {
+        Layer::Activation { function } => purpose == Purpose::Frozen || function.clamps(),
+        _ => false,
     }
 }

@@ -43,6 +43,15 @@ impl Shape {
         }
     }
 
+    /// The same with another number of channels or features.
+    #[must_use]
+    pub const fn with_channels(self, channels: usize) -> Self {
+        match self {
+            Self::Map { height, width, .. } => Self::map(channels, height, width),
+            Self::Vector { .. } => Self::vector(channels),
+        }
+    }
+
     /// Values an image.
     pub const fn elements(&self) -> usize {
         match *self {

@@ -10,11 +10,11 @@ use crate::cpu::map::Floats;
 use crate::cpu::tape::{Recorded, Tape, record};
 use crate::cpu::{self, Precision};
 use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
-use crate::graph::NodeId;
-use crate::layer::{Activation, BatchNorm, Conv, Layer};
+use crate::graph::{Auxiliary, NodeId};
+use crate::layer::{Activation, BatchNorm, Conv, Dropout, Layer, ParameterSpec};
 use crate::network::Network;
 use crate::ops::{self, Geometry};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Purpose, Step};
 
 /// Which statistics batch norms of trained layers use; frozen layers always use the stored ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +41,7 @@ pub struct Training {
     boundary: Vec<NodeId>,
     frozen: Compiled,
     plan: Plan,
+    auxiliary: Vec<Auxiliary>,
 }
 
 /// The result of one pass: what a loss is computed from, and what can be differentiated.
@@ -48,6 +49,9 @@ pub struct Training {
 pub struct Pass {
     /// The network's output `[n, classes]`, tracked.
     pub logits: Tensor<2>,
+    /// The same of its [classifiers half-way](crate::Auxiliary), where these are trained, with the
+    /// share of each one's loss that is to be added.
+    pub auxiliary: Vec<(Tensor<2>, f32)>,
     way_back: WayBack,
     statistics: Vec<(NodeId, Tensor<1>, Tensor<1>)>,
 }
@@ -85,10 +89,15 @@ impl Training {
         if !trained.contains(&output) {
             boundary.insert(output);
         }
-        let plan = Plan::new(&net.graph, &boundary, &[output]);
+        // A classifier half-way is of use as far as it is trained.
+        let halfway = net.graph.auxiliary().iter().filter(|a| trained.contains(&a.output));
+        let auxiliary: Vec<Auxiliary> = halfway.copied().collect();
+        let outputs: Vec<NodeId> =
+            std::iter::once(output).chain(auxiliary.iter().map(|a| a.output)).collect();
+        let plan = Plan::new(&net.graph, &boundary, &outputs, Purpose::Training);
         let boundary: Vec<NodeId> = boundary.into_iter().collect();
         let frozen = Compiled::with_precision(net, vec![0], boundary.clone(), precision);
-        Self { boundary, frozen, plan }
+        Self { boundary, frozen, plan, auxiliary }
     }
 
     /// The names of the layers whose values enter the trained part.
@@ -111,9 +120,14 @@ impl Training {
         }
         assert_eq!(boundary.len(), self.boundary.len(), "one value for each boundary layer");
         let boundary = self.boundary.iter().copied().zip(boundary);
-        let Recorded { tape, output, statistics } = record(net, &self.plan, boundary, options);
+        let halfway: Vec<NodeId> = self.auxiliary.iter().map(|a| a.output).collect();
+        let Recorded { tape, outputs, statistics } =
+            record(net, &self.plan, boundary, &halfway, options);
+        let mut leaves = outputs.into_iter().map(|y| y.vector().autodiff().require_grad());
+        let logits = leaves.next().expect("the network's output");
         Pass {
-            logits: output.vector().autodiff().require_grad(),
+            logits,
+            auxiliary: leaves.zip(self.auxiliary.iter().map(|a| a.share)).collect(),
             way_back: WayBack::Tape(Some(tape), net.device().clone()),
             statistics,
         }
@@ -137,8 +151,10 @@ impl Training {
             let value = recorder.run(step, &values);
             values.finish(step, value);
         }
+        let halfway = |a: &Auxiliary| (values.get(a.output).vector(), a.share);
         Pass {
             logits: values.get(net.graph.output()).vector(),
+            auxiliary: self.auxiliary.iter().map(halfway).collect(),
             way_back: WayBack::Leaves(recorder.leaves),
             statistics: recorder.statistics,
         }
@@ -184,10 +200,11 @@ impl Pass {
         match &mut self.way_back {
             WayBack::Tape(tape, device) => {
                 let tape = tape.take().expect("gradients are taken once a pass");
-                let Some(logits) = self.logits.grad_remove(&mut gradients) else {
-                    return BTreeMap::new();
-                };
-                tape.gradients(&Floats::of(logits), device)
+                let leaves =
+                    std::iter::once(&self.logits).chain(self.auxiliary.iter().map(|(y, _)| y));
+                let outputs: Vec<Option<Floats>> =
+                    leaves.map(|y| y.grad_remove(&mut gradients).map(Floats::of)).collect();
+                tape.gradients(&outputs, device)
             }
             WayBack::Leaves(leaves) => {
                 let of = |(name, leaf): (&String, &Tensor<1>)| {
@@ -205,7 +222,7 @@ impl Pass {
                 unreachable!("a batch norm")
             };
             for (suffix, new) in [("running_mean", mean), ("running_var", variance)] {
-                let name = format!("{}.{suffix}", net.graph.nodes()[*id].name);
+                let name = net.graph.parameter_name(*id, suffix);
                 let old = net.parameters[&name].value.clone();
                 net.set(&name, old * (1.0 - momentum) + new.clone() * momentum);
             }
@@ -237,14 +254,21 @@ impl Recorder<'_> {
             Layer::MaxPool(pool) => Value::Map(ops::max_pool(x.map(), pool)),
             Layer::GlobalAvgPool => Value::Vector(ops::mean_pool(x.map())),
             Layer::Dropout(dropout) if !self.net.is_frozen(step.main) => {
-                self.dropout(&node.name, x, dropout.share)
+                self.dropout(&node.name, x, dropout)
             }
             Layer::Linear(_) => {
                 let weight = self.parameter::<2>(step.main, "weight");
                 let bias = self.bias(step.main);
-                Value::Vector(linear(x.vector(), weight, bias))
+                linear(x, weight, bias)
             }
             Layer::Dropout(_) | Layer::Input { .. } => x,
+            layer => {
+                let inputs = node.inputs.iter().map(|&id| values.get(id)).collect();
+                let specs = self.net.graph.parameters(step.main);
+                let mut of = |p: &ParameterSpec| self.flat_parameter(step.main, p.suffix);
+                let parameters: Vec<Tensor<1>> = specs.iter().map(&mut of).collect();
+                ops::single::run(&layer, inputs, &parameters)
+            }
         }
     }
 
@@ -301,9 +325,10 @@ impl Recorder<'_> {
         y
     }
 
-    fn dropout(&self, name: &str, x: Value, share: f32) -> Value {
+    fn dropout(&self, name: &str, x: Value, dropout: Dropout) -> Value {
         let dims = x.dims();
-        let mask = dropout_mask(self.options.dropout_key, name, share, dims.iter().product());
+        let values = dims[1..].iter().product();
+        let mask = dropout_mask(self.options.dropout_key, name, dropout, [dims[0], values]);
         match x {
             Value::Map(x) => {
                 let mask = TensorData::new(mask, x.dims());
@@ -326,21 +351,35 @@ impl Recorder<'_> {
     fn parameter<const D: usize>(&mut self, id: NodeId, suffix: &str) -> Tensor<D> {
         let parameter = self.net.parameter(id, suffix);
         let shape: [usize; D] = parameter.shape.as_slice().try_into().expect("a checked rank");
-        let value = parameter.value.clone().autodiff();
+        self.flat_parameter(id, suffix).reshape(shape)
+    }
+
+    /// The same as one row of values.
+    fn flat_parameter(&mut self, id: NodeId, suffix: &str) -> Tensor<1> {
+        let value = self.net.parameter(id, suffix).value.clone().autodiff();
         if self.net.is_frozen(id) {
-            return value.reshape(shape);
+            return value;
         }
-        let name = format!("{}.{suffix}", self.net.graph.nodes()[id].name);
-        let leaf = self.leaves.entry(name).or_insert_with(|| value.require_grad());
-        leaf.clone().reshape(shape)
+        let name = self.net.graph.parameter_name(id, suffix);
+        self.leaves.entry(name).or_insert_with(|| value.require_grad()).clone()
     }
 }
 
-/// 0 for a dropped value, `1 / (1 - share)` for a kept one; depends on `key` and `name` alone.
-pub(crate) fn dropout_mask(key: u64, name: &str, share: f32, len: usize) -> Vec<f32> {
+/// 0 for a dropped value, `1 / (1 - share)` for a kept one, for each of `[images, values]`; depends
+/// on `key` and `name` alone.
+pub(crate) fn dropout_mask(
+    key: u64,
+    name: &str,
+    Dropout { share, whole }: Dropout,
+    [images, values]: [usize; 2],
+) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"refit dropout").update(&key.to_le_bytes()).update(name.as_bytes());
     let mut rng = StdRng::from_seed(*hasher.finalize().as_bytes());
     let kept = 1.0 / (1.0 - share);
-    (0..len).map(|_| if rng.random::<f32>() < share { 0.0 } else { kept }).collect()
+    let mut draw = || if rng.random::<f32>() < share { 0.0 } else { kept };
+    match whole {
+        false => (0..images * values).map(|_| draw()).collect(),
+        true => (0..images).flat_map(|_| std::iter::repeat_n(draw(), values)).collect(),
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_net::{
-    BatchNorm, Builder, Compiled, Conv, Edit, Graph, HeadKind, MaxPool, Network, NormStatistics,
+    BatchNorm, Builder, Compiled, Conv, Edit, Graph, HeadKind, Windows, Network, NormStatistics,
     Precision, Shape, Training, TrainingOptions,
 };
 
@@ -26,7 +26,7 @@ fn small() -> Graph {
         g.relu("out", y)
     };
     let x = g.scope("block1", |g| block(g, x));
-    let x = g.max_pool("pool", x, MaxPool { window: 3, stride: 2, padding: 1 });
+    let x = g.max_pool("pool", x, Windows::new(3, 2).padded(1));
     let x = g.scope("block2", |g| block(g, x));
     let y = g.global_avg_pool("mean", x);
     let y = g.dropout("drop", y, 0.5);
@@ -281,7 +281,7 @@ fn operations_equal_burns_own() {
         ops::add_activate(plain.clone(), skip.clone(), Activation::Relu6),
         (plain.clone() + skip).clamp(0.0, 6.0),
     );
-    let pool = MaxPool { window: 3, stride: 2, padding: 1 };
+    let pool = Windows::new(3, 2).padded(1);
     let pooled = module::max_pool2d(
         plain.clone(),
         burn::tensor::ops::MaxPoolOptions {

@@ -29,7 +29,8 @@ fn check_forward(name: &str) {
     for tensor in golden.file.names().filter(|n| n.ends_with(".logits")) {
         let size = tensor.trim_end_matches(".logits");
         let (h, w) = size.split_once('x').unwrap();
-        let input = golden.input([batch, 3, h.parse().unwrap(), w.parse().unwrap()]);
+        let channels = golden.network.graph().input_shape().channels();
+        let input = golden.input([batch, channels, h.parse().unwrap(), w.parse().unwrap()]);
         let values = compiled.run(input);
         let errors = [
             golden.error(&format!("{size}.{inner}"), &values[0].to_vec()),
@@ -52,29 +53,56 @@ macro_rules! forward {
 forward! {
     efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 efficientnet_lite3 efficientnet_lite4
     resnet18 resnet34 resnet50 resnet101 resnet152
+    resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2
+    lenet5 lenet5_28 alexnet alexnet_2012
+    vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn
+    googlenet inception_v3 inception_v4 inception_resnet_v2
+    nasnetalarge nasnetamobile pnasnet5large
+    squeezenet1_0 squeezenet1_1 densenet121 densenet161 densenet169 densenet201
+    mobilenet_v2 mobilenet_v3_small mobilenet_v3_large
+    shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0
+    mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
+    efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7
+    efficientnet_v2_s efficientnet_v2_m
+    regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf
+    regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf
+    convnext_tiny convnext_small convnext_base convnext_large
 }
 
 /// Names, shapes, parameter and multiply-add counts, and what images a network takes.
 #[test]
 fn names_shapes_and_counts_are_the_published_ones() {
     for architecture in zoo::all() {
-        let golden = Golden::open(architecture.name);
-        let theirs: Vec<(String, Vec<usize>)> = golden.json("state");
+        let (name, graph) = (architecture.name, architecture.graph());
+        let file = common::read(name);
+        let json = |key: &str| -> serde_json::Value {
+            serde_json::from_str(&file.metadata()[key]).unwrap()
+        };
+        let theirs: Vec<(String, Vec<usize>)> = serde_json::from_value(json("state")).unwrap();
         let theirs: BTreeMap<String, Vec<usize>> = theirs.into_iter().collect();
-        let ours: BTreeMap<String, Vec<usize>> = golden
-            .network
-            .parameters()
-            .iter()
-            .map(|(name, p)| (name.clone(), p.shape.clone()))
-            .collect();
-        assert_eq!(ours, theirs, "{}", architecture.name);
-        let facts: serde_json::Value = golden.json("facts");
-        let name = architecture.name;
-        assert_eq!(facts["parameters"], golden.network.parameter_count(), "{name}");
-        assert_eq!(facts["multiply_adds"], golden.network.multiply_adds(), "{name}");
+        let mut ours = BTreeMap::new();
+        let needed = graph.needed();
+        let (mut parameters, mut multiply_adds) = (0, 0);
+        for id in 0..graph.nodes().len() {
+            for spec in graph.parameters(id) {
+                if spec.role.is_trained() {
+                    parameters += spec.shape.iter().product::<usize>();
+                }
+                ours.insert(graph.parameter_name(id, spec.suffix), spec.shape);
+            }
+            if needed.contains(&id) {
+                multiply_adds += graph.multiply_adds(id);
+            }
+        }
+        assert_eq!(ours, theirs, "{name}");
+        let facts = json("facts");
+        assert_eq!(facts["parameters"], parameters, "{name}");
+        assert_eq!(facts["multiply_adds"], multiply_adds, "{name}");
         let input = serde_json::to_value(architecture.input).unwrap();
         assert_eq!(facts["interpolation"], input["interpolation"], "{name}");
         assert_eq!(facts["resize"], input["resize"], "{name}");
+        assert_eq!(facts["input_size"], input["size"], "{name}");
     }
 }
 

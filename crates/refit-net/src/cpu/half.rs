@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use refit_kernels::{Buffer, bf16};
+use refit_kernels::{Buffer, bend, bf16};
 
-use super::conv_shape;
 use super::map::Map;
 use super::program::pool_shape;
-use crate::layer::{Activation, Conv, MaxPool};
+use super::{conv_shape, parted};
+use crate::layer::{Activation, Conv, Windows};
 
 /// A batch of maps `[n, h, w, c]` in bf16. Cloning shares the values.
 #[derive(Debug, Clone)]
@@ -70,18 +70,25 @@ impl HalfConv {
         let shape = conv_shape(&self.conv, x.shape);
         let [h, w] = shape.out_size();
         let mut y = bf16::Buffer::stale(shape.output_len());
+        let (activation, curve) = parted(activation);
         let exit = bf16::Exit {
             shift: Some(&self.shift),
             residual: residual.as_ref().map(|r| &r.values[..]),
-            activation: activation.into(),
+            activation,
         };
         bf16::convolve(&shape, &x.values, &self.filter, exit, &mut y);
+        if let Some(curve) = curve {
+            let mut wide = Buffer::stale(y.len());
+            bf16::widen(&y, &mut wide);
+            bend(&mut wide, curve);
+            bf16::round(&wide, &mut y);
+        }
         Held::Half(HalfMap::new([shape.batch, h, w, shape.out_channels], y))
     }
 }
 
 /// The maxima of windows.
-pub(crate) fn max_pool(pool: &MaxPool, x: &HalfMap) -> Held {
+pub(crate) fn max_pool(pool: &Windows, x: &HalfMap) -> Held {
     let shape = pool_shape(pool, x.shape);
     let [h, w] = shape.out_size;
     let mut y = bf16::Buffer::stale(shape.output_len());

@@ -5,7 +5,7 @@ use refit_kernels::{BlockStages, Buffer, InvertedResidual, InvertedShape, Stage,
 use super::half::{HalfMap, Held};
 use super::map::{Floats, Map};
 use super::program::nominal;
-use super::{Precision, conv_shape};
+use super::{Precision, conv_shape, parted};
 use crate::frozen::folded_conv;
 use crate::graph::NodeId;
 use crate::layer::{Conv, Layer};
@@ -125,7 +125,8 @@ impl Search<'_> {
     fn block(&self, steps: &[Step]) -> Option<Found> {
         let (last, inner) = steps.split_last()?;
         let connected = steps.windows(2).all(|pair| self.follows(&pair[0], &pair[1]));
-        if !connected || inner.iter().any(|step| step.residual.is_some()) {
+        let clamps = steps.iter().all(|step| step.activation.clamps());
+        if !connected || !clamps || inner.iter().any(|step| step.residual.is_some()) {
             return None;
         }
         let convs: Option<Vec<Conv>> = steps.iter().map(|step| self.conv(step)).collect();
@@ -172,7 +173,7 @@ impl Search<'_> {
         let mut stages = steps.iter().zip(&folded).map(|(step, (weight, shift))| Stage {
             weight,
             shift: Some(shift),
-            activation: step.activation.into(),
+            activation: parted(step.activation).0,
         });
         let mut next = || stages.next().expect("a stage for each convolution");
         let stages = BlockStages {

@@ -22,6 +22,11 @@ impl Map {
         Self { shape, values: Arc::new(values) }
     }
 
+    /// The same without its values, for those who ask for its shape only.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { shape: self.shape, values: Arc::new(Buffer::zeros(0)) }
+    }
+
     /// Channels of a pixel.
     pub(crate) fn channels(&self) -> usize {
         self.shape[3]

@@ -1,20 +1,22 @@
 //! The frozen part of a network, ready to run: weights packed, everything fused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, PoolShape, bf16, convolve, enter, max_pool, mean_pool, together,
+    Buffer, Entering, Exit, Filter, PoolShape, bend, bf16, convolve, enter, max_pool, mean_pool,
+    together,
 };
 
 use super::clock::{Phase, timed};
 use super::half::{self, HalfConv, Held};
 use super::inverted::{Inverted, Search};
 use super::map::{Floats, Map};
-use super::{Precision, conv_shape, linear_shape};
+use super::{Precision, conv_shape, parted, single};
 use crate::frozen::{Value, folded_conv, stored_norm};
 use crate::graph::NodeId;
-use crate::layer::{Conv, Layer, MaxPool};
+use crate::layer::{Conv, Layer, Windows};
 use crate::network::Network;
 use crate::plan::{Plan, Step};
 use crate::shape::Shape;
@@ -44,10 +46,12 @@ enum Kernel {
     ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
     Activate,
     Add,
-    MaxPool(MaxPool),
+    MaxPool(Windows),
     MeanPool,
     Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
     Pass,
+    /// Any other layer, and its parameters.
+    Single(Layer, Vec<Vec<f32>>),
 }
 
 impl Program {
@@ -119,7 +123,21 @@ impl Prepared {
 
     /// In f32.
     fn run_full(&self, maps: &BTreeMap<NodeId, Held>) -> Map {
-        let activation = self.step.activation.into();
+        let (activation, curve) = parted(self.step.activation);
+        let mut y = self.run_bounded(maps, activation);
+        if let Some(curve) = curve {
+            let values = Arc::get_mut(&mut y.values).expect("a map that was just made");
+            bend(values, curve);
+        }
+        y
+    }
+
+    /// All but an activation that does more than clamp.
+    fn run_bounded(
+        &self,
+        maps: &BTreeMap<NodeId, Held>,
+        activation: refit_kernels::Activation,
+    ) -> Map {
         let x = maps[&self.inputs[0]].full();
         let residual = self.step.residual.map(|id| maps[&id].full());
         let residual = residual.as_ref().map(|map| &map.values[..]);
@@ -128,11 +146,8 @@ impl Prepared {
                 run_conv(conv, filter, &x, Exit { shift: Some(shift), residual, activation })
             }
             Kernel::Linear { filter, bias, outputs } => {
-                let shape = linear_shape(x.shape[0], x.channels(), *outputs);
-                let mut y = Buffer::stale(shape.output_len());
                 let exit = Exit { shift: bias.as_deref(), ..Exit::default() };
-                convolve(&shape, &x.values, None, filter, exit, &mut y);
-                Map::new([x.shape[0], 1, 1, *outputs], y)
+                run_conv(&Conv::k1(*outputs), filter, &x, exit)
             }
             Kernel::ScaleShift { scale, shift } => {
                 let entry = refit_kernels::Entry { scale, shift, activation };
@@ -142,6 +157,10 @@ impl Prepared {
             Kernel::Add => entered(&x, None, Some(&maps[&self.inputs[1]].full()), activation),
             Kernel::MaxPool(pool) => run_max_pool(pool, &x, None, None),
             Kernel::MeanPool => run_mean_pool(&x, None),
+            Kernel::Single(layer, parameters) => {
+                let inputs: Vec<Map> = self.inputs.iter().map(|id| maps[id].full()).collect();
+                single::forward(layer, &inputs.iter().collect::<Vec<_>>(), parameters)
+            }
             Kernel::HalfConv(_) | Kernel::Inverted(_) | Kernel::Pass => {
                 unreachable!("run in any precision")
             }
@@ -171,7 +190,7 @@ fn entered(
 
 /// The maxima of windows; where they came from goes to `indices`.
 pub(super) fn run_max_pool(
-    pool: &MaxPool,
+    pool: &Windows,
     x: &Map,
     entry: Option<refit_kernels::Entry>,
     indices: Option<&mut Vec<u8>>,
@@ -188,20 +207,20 @@ pub(super) fn run_max_pool(
 }
 
 pub(super) fn pool_shape(
-    pool: &MaxPool,
+    windows: &Windows,
     [batch, height, width, channels]: [usize; 4],
 ) -> PoolShape {
-    PoolShape {
+    let shape = PoolShape {
         batch,
         height,
         width,
         channels,
-        window: [pool.window; 2],
-        stride: [pool.stride; 2],
-        padding: [(pool.padding, pool.padding); 2],
+        window: [windows.window; 2],
+        stride: [windows.stride; 2],
+        padding: [windows.pads(0, height), windows.pads(1, width)],
         out_size: [0; 2],
-    }
-    .rounded_down()
+    };
+    if windows.ceil { shape.rounded_up() } else { shape.rounded_down() }
 }
 
 /// The mean of each channel.
@@ -265,7 +284,11 @@ impl Kernel {
             Layer::Linear(_) => {
                 let weight = net.parameter(step.main, "weight");
                 let [outputs, features] = weight.shape[..] else { unreachable!("a matrix") };
-                let shape = linear_shape(1, features, outputs);
+                let maps = match input {
+                    Some(Shape::Map { .. }) => nominal(input),
+                    _ => [1, 1, 1, features],
+                };
+                let shape = conv_shape(&Conv::k1(outputs), maps);
                 let bias = net.has_bias(step.main);
                 Self::Linear {
                     filter: Filter::new(&shape, &Floats::of(weight.value.clone())),
@@ -273,7 +296,20 @@ impl Kernel {
                     outputs,
                 }
             }
+            Layer::LayerScale(_) => {
+                let scale = net.parameter(step.main, "").to_vec();
+                Self::ScaleShift { shift: vec![0.0; scale.len()], scale }
+            }
+            Layer::Scale { factor } => {
+                let channels = node.shape.channels();
+                Self::ScaleShift { scale: vec![factor; channels], shift: vec![0.0; channels] }
+            }
             Layer::Dropout(_) | Layer::Input { .. } => Self::Pass,
+            layer => {
+                let specs = net.graph.parameters(step.main).into_iter();
+                let values = specs.map(|p| net.parameter(step.main, p.suffix).to_vec());
+                Self::Single(layer, values.collect())
+            }
         }
     }
 }

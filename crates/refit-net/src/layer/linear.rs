@@ -6,7 +6,7 @@ use super::conv2d::MOST_CHANNELS;
 use super::{Misfit, ParameterSpec, Role};
 use crate::shape::Shape;
 
-/// `y = W x + b`: `[n, in] -> [n, features]`.
+/// `y = W x + b`: `[n, in] -> [n, features]`; of a feature map, the channels of each pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Linear {
     /// Output features.
@@ -22,13 +22,13 @@ impl Linear {
     }
 
     pub(super) fn output_shape(&self, input: Shape) -> Result<Shape, Misfit> {
-        match input {
-            Shape::Vector { .. } if (1..=MOST_CHANNELS).contains(&self.features) => {
-                Ok(Shape::vector(self.features))
-            }
-            Shape::Vector { .. } => Err(Misfit("has no outputs, or too many".into())),
-            Shape::Map { .. } => Err(Misfit(format!("takes a vector, not {input}"))),
+        if !(1..=MOST_CHANNELS).contains(&self.features) {
+            return Err(Misfit("has no outputs, or too many".into()));
         }
+        Ok(match input {
+            Shape::Vector { .. } => Shape::vector(self.features),
+            Shape::Map { height, width, .. } => Shape::map(self.features, height, width),
+        })
     }
 
     pub(super) fn parameters(&self, inputs: usize) -> Vec<ParameterSpec> {

@@ -5,6 +5,7 @@ mod batch_norm;
 mod conv2d;
 mod dropout;
 mod linear;
+mod norm;
 mod pool;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,8 @@ pub use batch_norm::BatchNorm;
 pub use conv2d::{Conv, Padding};
 pub use dropout::Dropout;
 pub use linear::Linear;
-pub use pool::MaxPool;
+pub use norm::{LayerNorm, LayerScale, LocalResponseNorm};
+pub use pool::{Divisor, Windows};
 
 use crate::shape::Shape;
 
@@ -38,10 +40,61 @@ pub enum Layer {
     },
     /// The sum of two activations of one shape.
     Add,
-    /// Maximum over windows.
-    MaxPool(MaxPool),
+    /// A map times a gate, `[n, c, 1, 1]`: a factor for each channel of each image.
+    Gate,
+    /// Maps of one size, or vectors, one behind the other along the channels.
+    Concat,
+    /// Some neighbouring channels.
+    Slice {
+        /// The first of them.
+        first: usize,
+        /// How many.
+        channels: usize,
+    },
+    /// Channels dealt out: the first of each group, then the second of each (Zhang et al. 2018,
+    /// <https://arxiv.org/abs/1707.01083>).
+    Shuffle {
+        /// Groups of channels.
+        groups: usize,
+    },
+    /// Zeros around a map, or pixels taken away where numbers are negative.
+    Pad {
+        /// Rows before and behind.
+        rows: [isize; 2],
+        /// Columns before and behind.
+        columns: [isize; 2],
+    },
+    /// Maximum over windows; padding never wins.
+    MaxPool(Windows),
+    /// Mean over windows.
+    AvgPool {
+        /// The windows.
+        #[serde(flatten)]
+        windows: Windows,
+        /// What sums are divided by.
+        divisor: Divisor,
+    },
+    /// The means of as many windows as make a map of this size, whatever the input's
+    /// (`torch.nn.AdaptiveAvgPool2d`).
+    AdaptiveAvgPool {
+        /// Height and width.
+        size: [usize; 2],
+    },
     /// The mean of each channel: `[n, c, h, w] -> [n, c]`.
     GlobalAvgPool,
+    /// A map as a vector, channel by channel: `[n, c, h, w] -> [n, c h w]`.
+    Flatten,
+    /// Local response normalization.
+    LocalResponseNorm(LocalResponseNorm),
+    /// Layer normalization over the channels of each pixel.
+    LayerNorm(LayerNorm),
+    /// A learned factor for each channel.
+    LayerScale(LayerScale),
+    /// The input times a factor that is never learned.
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
     /// Dropout.
     Dropout(Dropout),
     /// A fully connected layer.
@@ -60,6 +113,8 @@ pub enum Role {
     NormScale,
     /// The shift of a normalization: trained, without weight decay, starts at 0.
     NormShift,
+    /// The scale of a residual branch: trained, without weight decay, starts at what the layer says.
+    BranchScale,
     /// A running mean: follows the batches, never a gradient; starts at 0.
     RunningMean,
     /// A running variance: follows the batches, never a gradient; starts at 1.
@@ -86,7 +141,7 @@ impl Role {
 /// A parameter that a layer asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterSpec {
-    /// The last part of its name: `weight`, `running_mean`.
+    /// The last part of its name: `weight`, `running_mean`; empty where it has its layer's name.
     pub suffix: &'static str,
     /// Its shape, PyTorch's order: `[out, in / groups, kh, kw]`, `[out, in]`, `[c]`.
     pub shape: Vec<usize>,
@@ -122,16 +177,51 @@ impl Layer {
                 x @ Shape::Map { .. } => Ok(x),
                 x => Err(Misfit(format!("normalizes a feature map, not {x}"))),
             },
-            Self::Activation { .. } | Self::Dropout(_) => one(),
+            Self::Activation { .. } | Self::Dropout(_) | Self::Scale { .. } => one(),
             Self::Add => match inputs {
                 [a, b] if a == b => Ok(*a),
                 [a, b] => Err(Misfit(format!("adds {a} to {b}"))),
                 _ => Err(Misfit(format!("takes two inputs, not {}", inputs.len()))),
             },
-            Self::MaxPool(pool) => pool.output_shape(one()?),
+            Self::Gate => match inputs {
+                [x, gate] if *gate == Shape::map(x.channels(), 1, 1) => Ok(*x),
+                [x, gate] => Err(Misfit(format!("gates {x} by {gate}"))),
+                _ => Err(Misfit(format!("takes two inputs, not {}", inputs.len()))),
+            },
+            Self::Concat => concat(inputs),
+            Self::Slice { first, channels } => match one()? {
+                x if *channels > 0 && first.saturating_add(*channels) <= x.channels() => {
+                    Ok(x.with_channels(*channels))
+                }
+                x => Err(Misfit(format!("takes {channels} channels from {first} on, given {x}"))),
+            },
+            Self::Shuffle { groups } => match one()? {
+                x if *groups > 0 && x.channels().is_multiple_of(*groups) => Ok(x),
+                x => Err(Misfit(format!("deals out {groups} groups, given {x}"))),
+            },
+            Self::Pad { rows, columns } => pad(one()?, [*rows, *columns]),
+            Self::MaxPool(windows) | Self::AvgPool { windows, .. } => windows.output_shape(one()?),
+            Self::AdaptiveAvgPool { size: [height, width] } => match one()? {
+                Shape::Map { channels, .. }
+                    if [height, width].iter().all(|v| (1..=1024).contains(*v)) =>
+                {
+                    Ok(Shape::map(channels, *height, *width))
+                }
+                x => Err(Misfit(format!("makes maps of {height}x{width} pixels, given {x}"))),
+            },
             Self::GlobalAvgPool => match one()? {
                 Shape::Map { channels, .. } => Ok(Shape::vector(channels)),
                 x => Err(Misfit(format!("takes a feature map, not {x}"))),
+            },
+            Self::Flatten => Ok(Shape::vector(one()?.elements())),
+            Self::LocalResponseNorm(norm) => match one()? {
+                x @ Shape::Map { .. } if norm.size > 0 => Ok(x),
+                x => Err(Misfit(format!("normalizes over {} channels, given {x}", norm.size))),
+            },
+            Self::LayerNorm(_) => one(),
+            Self::LayerScale(_) => match one()? {
+                x @ Shape::Map { .. } => Ok(x),
+                x => Err(Misfit(format!("scales a feature map, not {x}"))),
             },
             Self::Linear(linear) => linear.output_shape(one()?),
         }
@@ -143,6 +233,8 @@ impl Layer {
             Self::Conv(conv) => conv.parameters(input.channels()),
             Self::BatchNorm(_) => BatchNorm::parameters(input.channels()),
             Self::Linear(linear) => linear.parameters(input.channels()),
+            Self::LayerNorm(_) => LayerNorm::parameters(input.channels()),
+            Self::LayerScale(_) => LayerScale::parameters(input.channels()),
             _ => Vec::new(),
         }
     }
@@ -167,10 +259,50 @@ impl Layer {
             Self::BatchNorm(_) => "batch_norm",
             Self::Activation { function } => function.name(),
             Self::Add => "add",
+            Self::Gate => "gate",
+            Self::Concat => "concat",
+            Self::Slice { .. } => "slice",
+            Self::Shuffle { .. } => "shuffle",
+            Self::Pad { .. } => "pad",
             Self::MaxPool(_) => "max_pool",
+            Self::AvgPool { .. } => "avg_pool",
+            Self::AdaptiveAvgPool { .. } => "adaptive_avg_pool",
             Self::GlobalAvgPool => "global_avg_pool",
-            Self::Dropout(_) => "dropout",
+            Self::Flatten => "flatten",
+            Self::LocalResponseNorm(_) => "local_response_norm",
+            Self::LayerNorm(_) => "layer_norm",
+            Self::LayerScale(_) => "layer_scale",
+            Self::Scale { .. } => "scale",
+            Self::Dropout(Dropout { whole: false, .. }) => "dropout",
+            Self::Dropout(_) => "stochastic_depth",
             Self::Linear(_) => "linear",
         }
     }
+}
+
+/// What lies behind each other: vectors, or maps of one size.
+fn concat(inputs: &[Shape]) -> Result<Shape, Misfit> {
+    let Some(first) = inputs.first() else {
+        return Err(Misfit("takes at least one input".into()));
+    };
+    let channels = inputs.iter().map(Shape::channels).sum();
+    match inputs.iter().find(|x| x.with_channels(1) != first.with_channels(1)) {
+        Some(other) => Err(Misfit(format!("joins {first} to {other}"))),
+        None => Ok(first.with_channels(channels)),
+    }
+}
+
+fn pad(x: Shape, [rows, columns]: [[isize; 2]; 2]) -> Result<Shape, Misfit> {
+    let size = |size: usize, [before, behind]: [isize; 2]| {
+        let size = size.checked_add_signed(before)?.checked_add_signed(behind)?;
+        (size > 0).then_some(size)
+    };
+    let most = conv2d::MOST_PIXELS;
+    let sane = rows.iter().chain(&columns).all(|v| v.unsigned_abs() <= most);
+    if let (Shape::Map { channels, height, width }, true) = (x, sane)
+        && let (Some(height), Some(width)) = (size(height, rows), size(width, columns))
+    {
+        return Ok(Shape::map(channels, height, width));
+    }
+    Err(Misfit(format!("adds rows {rows:?} and columns {columns:?}, given {x}")))
 }

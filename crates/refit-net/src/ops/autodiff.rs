@@ -8,7 +8,8 @@ use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
 
 use super::{CnnOps, Geometry, NormGradients, Normalized, Pooled};
-use crate::layer::{Activation, MaxPool};
+use super::Symmetric;
+use crate::layer::Activation;
 
 #[derive(Debug)]
 struct Convolve;
@@ -88,7 +89,7 @@ impl<B: CnnOps> Backward<B, 2> for AddActivate {
 struct MaxPooling;
 
 impl<B: CnnOps> Backward<B, 1> for MaxPooling {
-    type State = (FloatTensor<B>, IntTensor<B>, MaxPool);
+    type State = (FloatTensor<B>, IntTensor<B>, Symmetric);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
@@ -210,7 +211,7 @@ impl<B: CnnOps, C: CheckpointStrategy> CnnOps for Autodiff<B, C> {
         }
     }
 
-    fn max_pool(x: FloatTensor<Self>, pool: MaxPool) -> Pooled<Self> {
+    fn max_pool(x: FloatTensor<Self>, pool: Symmetric) -> Pooled<Self> {
         let nodes = [x.node()];
         let x = x.into_primitive();
         let pooled = B::max_pool(x.clone(), pool);

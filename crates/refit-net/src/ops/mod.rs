@@ -6,13 +6,14 @@
 //! (`cpu`); tests compare the two.
 
 mod autodiff;
+pub(crate) mod single;
 
 use burn::backend::ops::ConvOptions;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, TensorMetadata, backend_extension};
 use burn::tensor::{IntDType, Shape, Tensor};
 
-use crate::layer::{Activation, Conv, MaxPool};
+use crate::layer::{Activation, Conv, Padding, Windows};
 
 /// How a convolution slides over an image of known size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,17 @@ pub struct NormGradients<B: Backend> {
     pub scale: FloatTensor<B>,
     /// With respect to the shift, `[c]`.
     pub shift: FloatTensor<B>,
+}
+
+/// Windows of [`CnnOps::max_pool`], padded alike on all sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symmetric {
+    /// Height and width of a window.
+    pub window: usize,
+    /// Stride in both directions.
+    pub stride: usize,
+    /// Pixels on each side.
+    pub padding: usize,
 }
 
 /// What [`CnnOps::max_pool`] gives.
@@ -191,12 +203,12 @@ pub trait CnnOps: Backend {
         Self::activate(Self::float_add(a, b), activation)
     }
 
-    /// `activation(x)`.
+    /// `activation(x)`, of an activation that [clamps](Activation::clamps).
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         match activation {
-            Activation::Identity => x,
             Activation::Relu => Self::relu(x),
             Activation::Relu6 => Self::float_clamp(x, 0.0.into(), 6.0.into()),
+            _ => x,
         }
     }
 
@@ -207,7 +219,6 @@ pub trait CnnOps: Backend {
         activation: Activation,
     ) -> FloatTensor<Self> {
         match activation {
-            Activation::Identity => gradient,
             Activation::Relu => Self::relu_backward(output, gradient),
             Activation::Relu6 => {
                 let bools = burn::tensor::BoolDType::Native;
@@ -215,12 +226,13 @@ pub trait CnnOps: Backend {
                 let gradient = Self::float_mask_fill(gradient, high, 0.0.into());
                 Self::relu_backward(output, gradient)
             }
+            _ => gradient,
         }
     }
 
     /// The maximum over windows.
-    fn max_pool(x: FloatTensor<Self>, pool: MaxPool) -> Pooled<Self> {
-        let MaxPool { window, stride, padding } = pool;
+    fn max_pool(x: FloatTensor<Self>, pool: Symmetric) -> Pooled<Self> {
+        let Symmetric { window, stride, padding } = pool;
         let pooled = Self::max_pool2d_with_indices(
             x,
             [window; 2],
@@ -238,9 +250,9 @@ pub trait CnnOps: Backend {
         x: FloatTensor<Self>,
         indices: IntTensor<Self>,
         gradient: FloatTensor<Self>,
-        pool: MaxPool,
+        pool: Symmetric,
     ) -> FloatTensor<Self> {
-        let MaxPool { window, stride, padding } = pool;
+        let Symmetric { window, stride, padding } = pool;
         let (window, stride, padding) = ([window; 2], [stride; 2], [padding; 2]);
         Self::max_pool2d_with_indices_backward(
             x, window, stride, padding, [1; 2], false, gradient, indices,
@@ -278,17 +290,29 @@ pub fn convolve_fused(
     activation: Activation,
 ) -> Tensor<4> {
     let residual = residual.map_or(Residual::None, |r| Residual::Add(r.into_dispatch()));
-    Tensor::from_dispatch(<Dispatch as CnnOps>::convolve_fused(
+    let (within, behind) = parted(activation);
+    let y = Tensor::from_dispatch(<Dispatch as CnnOps>::convolve_fused(
         x.into_dispatch(),
         weight.into_dispatch(),
         shift.into_dispatch(),
         residual,
         geometry,
-        activation,
-    ))
+        within,
+    ));
+    activate(y, behind)
 }
 
-/// Batch normalization by the batch's statistics: output, mean `[c]`, biased variance `[c]`; see
+/// What an operation applies itself, and what is left to be applied behind it.
+fn parted(activation: Activation) -> (Activation, Activation) {
+    if activation.clamps() {
+        (activation, Activation::Identity)
+    } else {
+        (Activation::Identity, activation)
+    }
+}
+
+/// Batch normalization by the batch's statistics, with an activation that
+/// [clamps](Activation::clamps): output, mean `[c]`, biased variance `[c]`; see
 /// [`CnnOps::normalize`].
 pub fn normalize(
     x: Tensor<4>,
@@ -318,12 +342,14 @@ pub fn scale_shift(
     shift: Tensor<1>,
     activation: Activation,
 ) -> Tensor<4> {
-    Tensor::from_dispatch(<Dispatch as CnnOps>::scale_shift(
+    let (within, behind) = parted(activation);
+    let y = Tensor::from_dispatch(<Dispatch as CnnOps>::scale_shift(
         x.into_dispatch(),
         scale.into_dispatch(),
         shift.into_dispatch(),
-        activation,
-    ))
+        within,
+    ));
+    activate(y, behind)
 }
 
 /// `activation(a + b)`, for any shape; see [`CnnOps::add_activate`].
@@ -333,19 +359,27 @@ pub fn add_activate<const D: usize>(
     activation: Activation,
 ) -> Tensor<D> {
     let (a, b) = (a.into_dispatch(), b.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as CnnOps>::add_activate(a, b, activation))
+    let (within, behind) = parted(activation);
+    activate(Tensor::from_dispatch(<Dispatch as CnnOps>::add_activate(a, b, within)), behind)
 }
 
 /// `activation(x)`, for any shape.
 pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
     match activation {
         Activation::Identity => x,
+        _ if !activation.clamps() => single::bend(x, activation),
         _ => Tensor::from_dispatch(<Dispatch as CnnOps>::activate(x.into_dispatch(), activation)),
     }
 }
 
 /// The maximum over windows.
-pub fn max_pool(x: Tensor<4>, pool: MaxPool) -> Tensor<4> {
+pub fn max_pool(x: Tensor<4>, windows: Windows) -> Tensor<4> {
+    let Windows { window, stride, padding, ceil } = windows;
+    let (x, padding) = match padding {
+        Padding::Symmetric([rows, columns]) if rows == columns && !ceil => (x, rows),
+        _ => (single::pad_for(x, windows, f32::NEG_INFINITY), 0),
+    };
+    let pool = Symmetric { window, stride, padding };
     Tensor::from_dispatch(<Dispatch as CnnOps>::max_pool(x.into_dispatch(), pool).output)
 }
 

@@ -4,7 +4,7 @@
 //! `tf_efficientnet_lite*`.
 
 use super::Interpolation::{self, Bicubic, Bilinear};
-use super::{Architecture, InputSpec};
+use super::{Architecture, InputSpec, parts};
 use crate::graph::{Builder, Graph, GraphError, Wire};
 use crate::layer::{Activation, BatchNorm, Conv, Padding};
 use crate::shape::Shape;
@@ -55,18 +55,19 @@ const STAGES: [Stage; 7] = [
 const STEM: usize = 32;
 const HEAD: usize = 1280;
 
-pub(super) const ARCHITECTURES: [Architecture; 5] = {
-    const fn row(variant: &Variant) -> Architecture {
-        Architecture {
-            name: variant.name,
-            paper: "Tan and Le 2019, https://arxiv.org/abs/1905.11946",
-            names_as: "timm tf_efficientnet_lite*",
-            input: variant.input,
-            build,
-        }
+const fn row(at: usize) -> Architecture {
+    let Variant { name, input, .. } = VARIANTS[at];
+    Architecture {
+        name,
+        paper: "Tan and Le 2019, https://arxiv.org/abs/1905.11946",
+        names_as: "timm tf_efficientnet_lite*",
+        licence: "Apache-2.0",
+        input,
+        build,
     }
-    [row(&VARIANTS[0]), row(&VARIANTS[1]), row(&VARIANTS[2]), row(&VARIANTS[3]), row(&VARIANTS[4])]
-};
+}
+
+pub(super) const ARCHITECTURES: &[Architecture] = &[row(0), row(1), row(2), row(3), row(4)];
 
 fn build(name: &str) -> Result<Graph, GraphError> {
     let variant = VARIANTS.iter().find(|v| v.name == name).expect("a row of the table");
@@ -77,7 +78,7 @@ fn build(name: &str) -> Result<Graph, GraphError> {
     for (number, stage) in STAGES.iter().enumerate() {
         let fixed = number == 0 || number == STAGES.len() - 1;
         let repeats = if fixed { stage.repeats } else { scaled(stage.repeats, variant.depth) };
-        let channels = round_channels(stage.channels as f64 * variant.width);
+        let channels = parts::divisible(stage.channels as f64 * variant.width, 8);
         for repeat in 0..repeats {
             let stride = if repeat == 0 { stage.stride } else { 1 };
             let block = if stage.expansion == 1 { separable } else { inverted_residual };
@@ -99,7 +100,7 @@ fn separable(g: &mut Builder, x: Wire, stage: &Stage, channels: usize, stride: u
     let y = norm_relu6(g, "bn1", y);
     let y = g.conv("conv_pw", y, Conv::k1(channels));
     let y = norm(g, "bn2", y);
-    shortcut(g, x, y)
+    parts::shortcut(g, x, y)
 }
 
 /// Widen by a 1x1 convolution, convolve by channel, narrow by a linear 1x1 convolution (Sandler et
@@ -118,16 +119,12 @@ fn inverted_residual(
     let y = norm_relu6(g, "bn2", y);
     let y = g.conv("conv_pwl", y, Conv::k1(channels));
     let y = norm(g, "bn3", y);
-    shortcut(g, x, y)
+    parts::shortcut(g, x, y)
 }
 
 fn depthwise(g: &mut Builder, x: Wire, kernel: usize, stride: usize) -> Wire {
     let channels = g.shape(x).channels();
     g.conv("conv_dw", x, same(Conv::square(channels, kernel).stride(stride).groups(channels)))
-}
-
-fn shortcut(g: &mut Builder, x: Wire, y: Wire) -> Wire {
-    if g.shape(x) == g.shape(y) { g.add("add", y, x) } else { y }
 }
 
 fn norm(g: &mut Builder, name: &str, x: Wire) -> Wire {
@@ -145,10 +142,4 @@ fn same(conv: Conv) -> Conv {
 
 fn scaled(repeats: usize, depth: f64) -> usize {
     (repeats as f64 * depth).ceil() as usize
-}
-
-/// The nearest multiple of 8 that is not more than a tenth too small.
-fn round_channels(channels: f64) -> usize {
-    let rounded = ((channels + 4.0) / 8.0).floor().max(1.0) * 8.0;
-    (if rounded < 0.9 * channels { rounded + 8.0 } else { rounded }) as usize
 }

@@ -1,7 +1,23 @@
 //! Known architectures: one file a family, a row a variant, names as in the published checkpoints.
 
+mod alexnet;
+mod convnext;
+mod densenet;
+mod efficientnet;
 mod efficientnet_lite;
+mod googlenet;
+mod inception;
+mod inception_v4;
+mod lenet;
+mod mnasnet;
+mod mobilenet;
+mod nasnet;
+mod parts;
+mod regnet;
 mod resnet;
+mod shufflenet;
+mod squeezenet;
+mod vgg;
 
 use burn::tensor::Device;
 use serde::Serialize;
@@ -43,6 +59,15 @@ pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Deviation of ImageNet's pixels, as torchvision's networks expect.
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
+/// What most of torchvision's networks were trained on.
+const TORCHVISION_224: InputSpec = InputSpec {
+    size: 224,
+    resize: 256,
+    interpolation: Interpolation::Bilinear,
+    mean: IMAGENET_MEAN,
+    std: IMAGENET_STD,
+};
+
 /// A named architecture.
 #[derive(Debug, Clone, Copy)]
 pub struct Architecture {
@@ -52,6 +77,8 @@ pub struct Architecture {
     pub paper: &'static str,
     /// The checkpoints whose parameter names it has.
     pub names_as: &'static str,
+    /// The licence of those checkpoints, as an SPDX expression.
+    pub licence: &'static str,
     /// What images it takes.
     pub input: InputSpec,
     build: fn(&str) -> Result<Graph, GraphError>,
@@ -123,7 +150,26 @@ impl Hint for ZooError {
 
 /// All architectures.
 pub fn all() -> impl Iterator<Item = &'static Architecture> {
-    efficientnet_lite::ARCHITECTURES.iter().chain(&resnet::ARCHITECTURES)
+    const FAMILIES: &[&[Architecture]] = &[
+        lenet::ARCHITECTURES,
+        alexnet::ARCHITECTURES,
+        vgg::ARCHITECTURES,
+        googlenet::ARCHITECTURES,
+        inception::ARCHITECTURES,
+        inception_v4::ARCHITECTURES,
+        resnet::ARCHITECTURES,
+        nasnet::ARCHITECTURES,
+        squeezenet::ARCHITECTURES,
+        densenet::ARCHITECTURES,
+        mobilenet::ARCHITECTURES,
+        shufflenet::ARCHITECTURES,
+        mnasnet::ARCHITECTURES,
+        efficientnet_lite::ARCHITECTURES,
+        efficientnet::ARCHITECTURES,
+        regnet::ARCHITECTURES,
+        convnext::ARCHITECTURES,
+    ];
+    FAMILIES.iter().copied().flatten()
 }
 
 /// The architecture of that name; timm's `tf_` prefix is accepted.

@@ -35,7 +35,7 @@ fn parameter(name: &str, shape: &[usize], gain: f64, bias: [f64; 2]) -> Vec<f32>
             0.5 + uniform(name, i)
         } else if name.ends_with(".bias") {
             bias[0] + bias[1] * symmetric(name, i)
-        } else if shape.len() == 1 {
+        } else if matches!(shape.len(), 1 | 3) {
             0.8 + 0.4 * uniform(name, i)
         } else {
             let fan_in = (len / shape[0]) as f64;
@@ -46,6 +46,13 @@ fn parameter(name: &str, shape: &[usize], gain: f64, bias: [f64; 2]) -> Vec<f32>
     (0..len as u64).map(|i| value(i) as f32).collect()
 }
 
+/// A golden file.
+pub fn read(name: &str) -> StateDict {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.safetensors"));
+    StateDict::read(path).unwrap()
+}
+
 /// A golden file with its network.
 pub struct Golden {
     pub file: StateDict,
@@ -54,9 +61,7 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.safetensors"));
-        let file = StateDict::read(path).unwrap();
+        let file = read(name);
         let mut network =
             zoo::find(&file.metadata()["network"]).unwrap().random(0, &Device::flex());
         let gain: f64 = file.metadata()["gain"].parse().unwrap();

@@ -33,9 +33,13 @@ struct Row {
     name: &'static str,
     parameters: u64,
     multiply_adds: u64,
+    /// Of the images it takes.
+    channels: usize,
     input: InputSpec,
     weights: Option<EmbeddedWeights>,
     names_as: &'static str,
+    /// Of the published checkpoints.
+    licence: &'static str,
     paper: &'static str,
 }
 
@@ -60,13 +64,16 @@ pub fn parameter_count(graph: &Graph, node: usize) -> u64 {
 fn row(architecture: &Architecture) -> Row {
     let graph = architecture.graph();
     let nodes = 0..graph.nodes().len();
+    let needed = graph.needed();
     Row {
         name: architecture.name,
-        parameters: nodes.clone().map(|id| parameter_count(&graph, id)).sum(),
-        multiply_adds: nodes.map(|id| graph.multiply_adds(id)).sum(),
+        parameters: nodes.map(|id| parameter_count(&graph, id)).sum(),
+        multiply_adds: needed.into_iter().map(|id| graph.multiply_adds(id)).sum(),
+        channels: graph.input_shape().channels(),
         input: architecture.input,
         weights: architecture.embedded(),
         names_as: architecture.names_as,
+        licence: architecture.licence,
         paper: architecture.paper,
     }
 }
