@@ -238,19 +238,20 @@ NETWORKS = [
     *family("repeat_1.3", "inception_resnet_v2"),
     *family("layer3.0", "resnext50_32x4d", "resnext101_32x8d", odd=[(161, 225)], gain=3.0),
     *family("layer3.0", "wide_resnet50_2", "wide_resnet101_2", gain=3.0),
-    *family("cell_7", "nasnetalarge", odd=[(161, 226)]),
+    *family("cell_7", "nasnetalarge", odd=[(161, 226)], gain=3.0),
     *family("cell_7", "nasnetamobile"),
-    *family("cell_5", "pnasnet5large", odd=[(161, 226)]),
+    *family("cell_5", "pnasnet5large", odd=[(161, 226)], gain=3.0),
     *family("features.7", "squeezenet1_0", "squeezenet1_1", odd=ODD_SIZES),
     *family("features.transition2", "densenet121", "densenet161", "densenet169", "densenet201", odd=ODD_SIZES),
     *family("features.8", "mobilenet_v2", odd=ODD_SIZES),
     *family("features.6", "mobilenet_v3_small", "mobilenet_v3_large", odd=ODD_SIZES),
     *family("stage3.2", *(f"shufflenet_v2_x{w}" for w in ("0_5", "1_0", "1_5", "2_0")), odd=ODD_SIZES),
     *family("layers.11.1", *(f"mnasnet{w}" for w in ("0_5", "0_75", "1_0", "1_3")), odd=ODD_SIZES),
-    *family("features.5.0", *(f"efficientnet_b{i}" for i in range(8)), odd=ODD_SIZES),
-    *family("features.5.0", "efficientnet_v2_s", "efficientnet_v2_m"),
+    *family("features.5.0", *(f"efficientnet_b{i}" for i in range(7)), odd=ODD_SIZES),
+    *family("features.5.0", "efficientnet_b7", gain=4.0),
+    *family("features.5.0", "efficientnet_v2_s", "efficientnet_v2_m", gain=2.0),
     *family("trunk_output.block2", *(f"regnet_y_{f}" for f in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf")), odd=ODD_SIZES),
-    *family("trunk_output.block2", *(f"regnet_x_{f}" for f in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf"))),
+    *family("trunk_output.block2", *(f"regnet_x_{f}" for f in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf")), gain=3.0),
     *family("features.3.1", *(f"convnext_{s}" for s in ("tiny", "small", "base", "large")), odd=ODD_SIZES),
 ]
 
@@ -310,8 +311,9 @@ def build(golden, bias=BIAS):
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = MOMENTUM
-    state = {k: parameter(k, t.shape, golden.gain, bias) for k, t in kept(net).items()}
-    net.load_state_dict(state, strict=False)
+    state = net.state_dict()
+    state.update({k: parameter(k, t.shape, golden.gain, bias) for k, t in kept(net).items()})
+    net.load_state_dict(state)
     return net.eval()
 
 

@@ -41,22 +41,20 @@ pub fn adaptive_pool(shape: &Resized, x: &[f32], y: &mut [f32]) {
     shape.check("adaptive_pool", x.len(), y.len());
     let (c, [height, _]) = (shape.channels, shape.to);
     let image = shape.from[0] * shape.row(shape.from);
-    over_chunks(y, shape.row(shape.to), |first, rows| {
-        for (i, row) in rows.chunks_exact_mut(shape.row(shape.to)).enumerate() {
-            let x = &x[(first + i) / height * image..][..image];
-            let ys = shape.window(0, (first + i) % height);
-            for (column, y) in row.chunks_exact_mut(c).enumerate() {
-                let xs = shape.window(1, column);
-                y.fill(0.0);
-                for at in ys.clone() {
-                    let pixels = &x[(at * shape.from[1] + xs.start) * c..][..xs.len() * c];
-                    for pixel in pixels.chunks_exact(c) {
-                        y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
-                    }
+    parallel_chunks([(y, shape.row(shape.to))], |i, [row]| {
+        let x = &x[i / height * image..][..image];
+        let ys = shape.window(0, i % height);
+        for (column, y) in row.chunks_exact_mut(c).enumerate() {
+            let xs = shape.window(1, column);
+            y.fill(0.0);
+            for at in ys.clone() {
+                let pixels = &x[(at * shape.from[1] + xs.start) * c..][..xs.len() * c];
+                for pixel in pixels.chunks_exact(c) {
+                    y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
                 }
-                let share = 1.0 / (ys.len() * xs.len()) as f32;
-                y.iter_mut().for_each(|y| *y *= share);
             }
+            let share = 1.0 / (ys.len() * xs.len()) as f32;
+            y.iter_mut().for_each(|y| *y *= share);
         }
     });
 }

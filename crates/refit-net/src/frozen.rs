@@ -106,13 +106,23 @@ impl Values {
 /// One step with its parameters ready.
 #[derive(Debug)]
 enum Kernel {
-    Conv { conv: Conv, weight: Tensor<4>, shift: Tensor<1> },
-    ScaleShift { scale: Tensor<1>, shift: Tensor<1> },
+    Conv {
+        conv: Conv,
+        weight: Tensor<4>,
+        shift: Tensor<1>,
+    },
+    ScaleShift {
+        scale: Tensor<1>,
+        shift: Tensor<1>,
+    },
     Activate,
     Add,
     MaxPool(Windows),
     MeanPool,
-    Linear { weight: Tensor<2>, bias: Option<Tensor<1>> },
+    Linear {
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    },
     Pass,
     /// Any other layer, and its parameters.
     Single(Layer, Vec<Tensor<1>>),
@@ -326,14 +336,15 @@ pub(crate) fn linear(x: Value, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Va
 
 fn prepare(net: &Network, step: &Step) -> Kernel {
     let bias = |id| net.has_bias(id).then(|| net.parameter(id, "bias").value.clone());
-    match net.graph.nodes()[step.main].layer {
-        Layer::Conv(conv) => {
-            let (weight, shift) = folded_conv(net, step.main, step.norm);
-            let [kh, kw] = conv.kernel;
-            let [rows, columns] = weight.dims();
-            let weight = weight.reshape([rows, columns / (kh * kw), kh, kw]);
-            Kernel::Conv { conv, weight, shift }
-        }
+    let node = &net.graph.nodes()[step.main];
+    if let Some(conv) = node.convolution() {
+        let (weight, shift) = folded_conv(net, step.main, step.norm);
+        let [kh, kw] = conv.kernel;
+        let [rows, columns] = weight.dims();
+        let weight = weight.reshape([rows, columns / (kh * kw), kh, kw]);
+        return Kernel::Conv { conv, weight, shift };
+    }
+    match node.layer {
         Layer::BatchNorm(_) => {
             let (scale, shift) = stored_norm(net, step.main);
             Kernel::ScaleShift { scale, shift }
@@ -378,9 +389,13 @@ fn matrix(net: &Network, node: NodeId) -> Tensor<2> {
     parameter.value.clone().reshape([rows, parameter.len() / rows.max(1)])
 }
 
-/// A batch norm's stored statistics as a scale and a shift, each `[c]`.
+/// A batch norm's stored statistics as a scale and a shift, each `[c]`; a layer scale likewise.
 pub(crate) fn stored_norm(net: &Network, node: NodeId) -> (Tensor<1>, Tensor<1>) {
     let value = |suffix| net.parameter(node, suffix).value.clone();
+    if let Layer::LayerScale(_) = net.graph.nodes()[node].layer {
+        let scale = value("");
+        return (scale.clone(), scale.zeros_like());
+    }
     norm_as_affine(net, node, value("weight"), value("bias"))
 }
 
@@ -418,10 +433,7 @@ mod tests {
         let device = Device::flex();
         let mut net = Network::initialize(graph, 3, &device);
         shake(&mut net);
-        let wanted: Vec<NodeId> = wanted
-            .iter()
-            .map(|name| net.graph.find(name).unwrap())
-            .collect();
+        let wanted: Vec<NodeId> = wanted.iter().map(|name| net.graph.find(name).unwrap()).collect();
         let kernels = Compiled::new(&net, vec![0], wanted.clone());
         let tensors = Compiled::on_tensors(&net, vec![0], wanted);
         let run = |compiled: &Compiled| compiled.run(images(3, &device).map());

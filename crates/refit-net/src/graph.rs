@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Hint, nearest};
-use crate::layer::{Layer, Misfit, ParameterSpec};
+use crate::layer::{Conv, Layer, Misfit, ParameterSpec};
 use crate::shape::Shape;
 
 /// A position in [`Graph::nodes`]; inputs always stand before what takes them.
@@ -22,6 +22,20 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
     /// What it gives at the nominal input size.
     pub shape: Shape,
+}
+
+impl Node {
+    /// The convolution that this layer is, if it is one: a linear layer over a map's pixels is one
+    /// of 1x1.
+    pub(crate) fn convolution(&self) -> Option<Conv> {
+        match (self.layer, self.shape) {
+            (Layer::Conv(conv), _) => Some(conv),
+            (Layer::Linear(linear), Shape::Map { .. }) => {
+                Some(Conv { bias: linear.bias, ..Conv::k1(linear.features) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A directed acyclic graph of named layers with one input and one output.
@@ -304,7 +318,7 @@ impl Builder {
     }
 
     /// Adds a convolution.
-    pub fn conv(&mut self, name: &str, x: Wire, conv: crate::layer::Conv) -> Wire {
+    pub fn conv(&mut self, name: &str, x: Wire, conv: Conv) -> Wire {
         self.layer(name, Layer::Conv(conv), &[x])
     }
 
@@ -503,7 +517,9 @@ impl TryFrom<&GraphRecord> for Graph {
         let output = named(&builder, &record.output)?;
         for (name, share) in &record.auxiliary {
             let output = named(&builder, name)?;
-            if !matches!(builder.shape(output), Shape::Vector { .. }) || !(0.0..=1.0).contains(share) {
+            if !matches!(builder.shape(output), Shape::Vector { .. })
+                || !(0.0..=1.0).contains(share)
+            {
                 return Err(refuse(name, "is no classifier whose loss could be added"));
             }
             builder.auxiliary(output, *share);
@@ -515,7 +531,7 @@ impl TryFrom<&GraphRecord> for Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{BatchNorm, Conv};
+    use crate::layer::BatchNorm;
 
     fn small() -> Graph {
         let (mut g, x) = Builder::new("small", Shape::map(3, 8, 8));

@@ -11,7 +11,7 @@ use crate::layer::{Activation, Layer};
 pub(crate) struct Step {
     /// The first layer.
     pub main: NodeId,
-    /// A batch norm behind a convolution.
+    /// A batch norm behind a convolution, or where parameters do not change, a layer scale.
     pub norm: Option<NodeId>,
     /// What is added then.
     pub residual: Option<NodeId>,
@@ -126,12 +126,22 @@ impl Fuser<'_> {
             last_uses: Vec::new(),
         };
         let layer = self.graph.nodes()[main].layer;
+        let purpose = self.purpose;
+        let convolves = match purpose {
+            Purpose::Frozen => self.graph.nodes()[main].convolution().is_some(),
+            Purpose::Training => matches!(layer, Layer::Conv(_)),
+        };
         if let Layer::Activation { function } = layer {
             step.activation = function;
             return step;
         }
-        if let Layer::Conv(_) = layer {
-            if let Some(norm) = self.next(step.output, |l| matches!(l, Layer::BatchNorm(_))) {
+        if convolves {
+            let scales = |l: &Layer| match l {
+                Layer::BatchNorm(_) => true,
+                Layer::LayerScale(_) => purpose == Purpose::Frozen,
+                _ => false,
+            };
+            if let Some(norm) = self.next(step.output, scales) {
                 (step.norm, step.output) = (Some(norm), norm);
                 step.layers.push(norm);
             }
@@ -142,8 +152,7 @@ impl Fuser<'_> {
                 step.layers.push(add);
             }
         }
-        let purpose = self.purpose;
-        if matches!(layer, Layer::Conv(_) | Layer::BatchNorm(_) | Layer::Add)
+        if (convolves || matches!(layer, Layer::BatchNorm(_) | Layer::Add))
             && let Some(next) = self.next(step.output, fuses(purpose))
             && let Layer::Activation { function } = self.graph.nodes()[next].layer
         {

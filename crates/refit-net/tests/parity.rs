@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use common::Golden;
-use refit_net::{NormStatistics, Training, TrainingOptions, zoo};
+use refit_net::{Edit, Layer, Node, NormStatistics, Shape, Training, TrainingOptions, zoo};
 
 /// PyTorch's own f32 error against f64 is 3e-7 to 1.2e-5 here.
 const FORWARD: f64 = 1e-4;
@@ -38,6 +38,56 @@ fn check_forward(name: &str) {
         ];
         eprintln!("{name} {size}: {inner} {:.1e}, logits {:.1e}", errors[0], errors[1]);
         assert!(errors.iter().all(|&e| e <= FORWARD), "{name} {size}: {errors:?}");
+    }
+    check_step(&golden);
+}
+
+/// A step of training reaches every parameter, classifiers half-way and all.
+fn check_step(golden: &Golden) {
+    let graph = golden.network.graph();
+    let is_dropout = |n: &&Node| matches!(n.layer, Layer::Dropout(_));
+    let dropouts = graph.nodes().iter().filter(is_dropout);
+    let freeze: Vec<Edit> = dropouts.map(|n| Edit::Freeze { layers: n.name.clone() }).collect();
+    let mut net = golden.network.edit(&freeze, 0).unwrap();
+    // The formula's pairs of opposite weights let some gradients vanish.
+    for (name, p) in golden.network.parameters().iter().filter(|(_, p)| p.shape.len() == 4) {
+        let values = p.to_vec().into_iter().enumerate();
+        let uneven: Vec<f32> = values.map(|(i, v)| v * (1.0 + 0.2 * (i % 3) as f32)).collect();
+        let len = uneven.len();
+        net.set(name, Tensor::from_data(TensorData::new(uneven, [len]), &Device::flex()));
+    }
+    let Shape::Map { channels, height, .. } = graph.input_shape() else { unreachable!() };
+    let whole = |size: usize| {
+        let shapes = graph.shapes_at(size, size);
+        shapes.is_ok_and(|shapes| shapes.iter().all(|s| s.elements() > 0))
+    };
+    // Without norms, few pixels are not enough for every filter to be active somewhere.
+    let normed = graph.nodes().iter().any(|n| matches!(n.layer, Layer::BatchNorm(_)));
+    let sizes = [64, 96, 128, height];
+    let size =
+        sizes.into_iter().skip(if normed { 0 } else { 2 }).find(|&size| whole(size)).unwrap();
+    let training = Training::new(&net);
+    let boundary = training.run_frozen(golden.input([2, channels, size, size]));
+    let options = TrainingOptions { norms: NormStatistics::Batch, dropout_key: 0 };
+    let mut pass = training.pass(&net, boundary, options);
+    assert_eq!(pass.auxiliary.len(), graph.auxiliary().len());
+    let mut loss = log_softmax(pass.logits.clone(), 1).slice([0..1, 3..4]).sum();
+    for (logits, share) in &pass.auxiliary {
+        loss = loss + log_softmax(logits.clone(), 1).slice([0..1, 3..4]).sum() * *share;
+    }
+    let gradients = pass.gradients(&loss);
+    for (name, _) in net.trainable() {
+        let gradient: Vec<f32> = gradients[name].to_data().iter::<f32>().collect();
+        assert!(gradient.iter().all(|g| g.is_finite()), "{name} at {size} px");
+        // The batch's mean takes the bias before a norm away again.
+        let layer = name.trim_end_matches(".bias");
+        let id = graph.nodes().iter().position(|n| n.name == layer);
+        let normed = graph.nodes().iter().any(|n| {
+            matches!(n.layer, Layer::BatchNorm(_)) && id.is_some_and(|id| n.inputs.contains(&id))
+        });
+        if !normed {
+            assert!(gradient.iter().any(|g| *g != 0.0), "{name} at {size} px is not reached");
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, Entering, Exit, Filter, PoolShape, bend, bf16, convolve, enter, max_pool, mean_pool,
-    together,
+    Buffer, ConvShape, Curve, Entering, Exit, Filter, PoolShape, bend, bf16, convolve, enter,
+    max_pool, mean_pool, together,
 };
 
 use super::clock::{Phase, timed};
@@ -40,15 +40,26 @@ struct Prepared {
 
 #[derive(Debug)]
 enum Kernel {
-    Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
+    Conv {
+        conv: Conv,
+        filter: Filter,
+        shift: Vec<f32>,
+    },
     HalfConv(HalfConv),
     Inverted(Box<Inverted>),
-    ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
+    ScaleShift {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+    },
     Activate,
     Add,
     MaxPool(Windows),
     MeanPool,
-    Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
+    Linear {
+        filter: Filter,
+        bias: Option<Vec<f32>>,
+        outputs: usize,
+    },
     Pass,
     /// Any other layer, and its parameters.
     Single(Layer, Vec<Vec<f32>>),
@@ -124,6 +135,13 @@ impl Prepared {
     /// In f32.
     fn run_full(&self, maps: &BTreeMap<NodeId, Held>) -> Map {
         let (activation, curve) = parted(self.step.activation);
+        if let Kernel::Conv { conv, filter, shift } = &self.kernel {
+            let x = maps[&self.inputs[0]].full();
+            let residual = self.step.residual.map(|id| maps[&id].full());
+            let residual = residual.as_ref().map(|map| &map.values[..]);
+            let exit = Exit { shift: Some(shift), residual, activation };
+            return run_conv(conv, filter, &x, exit, curve);
+        }
         let mut y = self.run_bounded(maps, activation);
         if let Some(curve) = curve {
             let values = Arc::get_mut(&mut y.values).expect("a map that was just made");
@@ -132,22 +150,17 @@ impl Prepared {
         y
     }
 
-    /// All but an activation that does more than clamp.
+    /// All but convolutions, and but an activation that does more than clamp.
     fn run_bounded(
         &self,
         maps: &BTreeMap<NodeId, Held>,
         activation: refit_kernels::Activation,
     ) -> Map {
         let x = maps[&self.inputs[0]].full();
-        let residual = self.step.residual.map(|id| maps[&id].full());
-        let residual = residual.as_ref().map(|map| &map.values[..]);
         match &self.kernel {
-            Kernel::Conv { conv, filter, shift } => {
-                run_conv(conv, filter, &x, Exit { shift: Some(shift), residual, activation })
-            }
             Kernel::Linear { filter, bias, outputs } => {
                 let exit = Exit { shift: bias.as_deref(), ..Exit::default() };
-                run_conv(&Conv::k1(*outputs), filter, &x, exit)
+                run_conv(&Conv::k1(*outputs), filter, &x, exit, None)
             }
             Kernel::ScaleShift { scale, shift } => {
                 let entry = refit_kernels::Entry { scale, shift, activation };
@@ -161,18 +174,32 @@ impl Prepared {
                 let inputs: Vec<Map> = self.inputs.iter().map(|id| maps[id].full()).collect();
                 single::forward(layer, &inputs.iter().collect::<Vec<_>>(), parameters)
             }
-            Kernel::HalfConv(_) | Kernel::Inverted(_) | Kernel::Pass => {
-                unreachable!("run in any precision")
+            Kernel::Conv { .. } | Kernel::HalfConv(_) | Kernel::Inverted(_) | Kernel::Pass => {
+                unreachable!("run before")
             }
         }
     }
 }
 
-fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit) -> Map {
+/// Values of a convolution's output that are bent together: they are still in the cache.
+const BENT: usize = 1 << 20;
+
+fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit, curve: Option<Curve>) -> Map {
     let shape = conv_shape(conv, x.shape);
     let [h, w] = shape.out_size();
     let mut y = Buffer::stale(shape.output_len());
-    convolve(&shape, &x.values, None, filter, exit, &mut y);
+    let (taken, given) = (shape.height * shape.width * shape.channels, h * w * shape.out_channels);
+    let images = curve.map_or(shape.batch, |_| BENT / given.max(1)).max(1);
+    for first in (0..shape.batch).step_by(images) {
+        let batch = images.min(shape.batch - first);
+        let x = &x.values[first * taken..][..batch * taken];
+        let y = &mut y[first * given..][..batch * given];
+        let residual = exit.residual.map(|r| &r[first * given..][..batch * given]);
+        convolve(&ConvShape { batch, ..shape }, x, None, filter, Exit { residual, ..exit }, y);
+        if let Some(curve) = curve {
+            bend(y, curve);
+        }
+    }
     Map::new([shape.batch, h, w, shape.out_channels], y)
 }
 
@@ -260,19 +287,19 @@ impl Kernel {
         let nodes = net.graph.nodes();
         let node = &nodes[step.main];
         let input = node.inputs.first().map(|&id| nodes[id].shape);
-        match node.layer {
-            Layer::Conv(conv) => {
-                let (weight, shift) = folded_conv(net, step.main, step.norm);
-                let (weight, shift) = (Floats::of(weight), Floats::of(shift));
-                let shape = conv_shape(&conv, nominal(input));
-                let shift = shift.to_vec();
-                if precision == Precision::Bf16 && bf16::serves(&shape) {
-                    let filter = bf16::Filter::new(&shape, &weight);
-                    return Self::HalfConv(HalfConv { conv, filter, shift });
-                }
-                Self::Conv { conv, filter: Filter::for_any_batch(&shape, &weight), shift }
+        if let Some(conv) = node.convolution() {
+            let (weight, shift) = folded_conv(net, step.main, step.norm);
+            let (weight, shift) = (Floats::of(weight), Floats::of(shift));
+            let shape = conv_shape(&conv, nominal(input));
+            let shift = shift.to_vec();
+            if precision == Precision::Bf16 && bf16::serves(&shape) {
+                let filter = bf16::Filter::new(&shape, &weight);
+                return Self::HalfConv(HalfConv { conv, filter, shift });
             }
-            Layer::BatchNorm(_) => {
+            return Self::Conv { conv, filter: Filter::for_any_batch(&shape, &weight), shift };
+        }
+        match node.layer {
+            Layer::BatchNorm(_) | Layer::LayerScale(_) => {
                 let (scale, shift) = stored_norm(net, step.main);
                 let values = |t: burn::tensor::Tensor<1>| Floats::of(t).to_vec();
                 Self::ScaleShift { scale: values(scale), shift: values(shift) }
@@ -284,21 +311,13 @@ impl Kernel {
             Layer::Linear(_) => {
                 let weight = net.parameter(step.main, "weight");
                 let [outputs, features] = weight.shape[..] else { unreachable!("a matrix") };
-                let maps = match input {
-                    Some(Shape::Map { .. }) => nominal(input),
-                    _ => [1, 1, 1, features],
-                };
-                let shape = conv_shape(&Conv::k1(outputs), maps);
+                let shape = conv_shape(&Conv::k1(outputs), [1, 1, 1, features]);
                 let bias = net.has_bias(step.main);
                 Self::Linear {
                     filter: Filter::new(&shape, &Floats::of(weight.value.clone())),
                     bias: bias.then(|| net.parameter(step.main, "bias").to_vec()),
                     outputs,
                 }
-            }
-            Layer::LayerScale(_) => {
-                let scale = net.parameter(step.main, "").to_vec();
-                Self::ScaleShift { shift: vec![0.0; scale.len()], scale }
             }
             Layer::Scale { factor } => {
                 let channels = node.shape.channels();

@@ -3,8 +3,8 @@
 use refit_kernels::{
     Buffer, Channels, Divisor, LocalResponse, Resized, adaptive_pool, adaptive_pool_gradient,
     average_pool, average_pool_gradient, copy_channels, gate, gate_gradient, layer_norm,
-    layer_norm_gradient, local_response, local_response_gradient, pad, shuffle_channels,
-    to_channels_first, to_channels_last,
+    layer_norm_gradient, local_response, local_response_gradient, mean_pool, mean_pool_gradient,
+    pad, shuffle_channels, to_channels_first, to_channels_last,
 };
 
 use super::map::Map;
@@ -52,6 +52,9 @@ pub(super) fn forward(layer: &Layer, inputs: &[&Map], parameters: &[Vec<f32>]) -
             made([n, rows, columns, c], |y| {
                 average_pool(&shape, kernels_divisor(*divisor), &x.values, None, y);
             })
+        }
+        Layer::AdaptiveAvgPool { size: [1, 1] } => {
+            made([n, 1, 1, c], |y| mean_pool(n, c, &x.values, None, y))
         }
         Layer::AdaptiveAvgPool { size } => made([n, size[0], size[1], c], |y| {
             adaptive_pool(&Resized { channels: c, from: [h, w], to: *size }, &x.values, y);
@@ -124,6 +127,11 @@ pub(super) fn backward(
             let mut dx = Buffer::stale(len);
             let shape = pool_shape(windows, x.shape);
             average_pool_gradient(&shape, kernels_divisor(*divisor), &g, &mut dx);
+            dx
+        }
+        Layer::AdaptiveAvgPool { size: [1, 1] } => {
+            let mut dx = Buffer::stale(len);
+            mean_pool_gradient(n, c, &g, &mut dx);
             dx
         }
         Layer::AdaptiveAvgPool { size } => {
