@@ -53,7 +53,12 @@ pub fn local_response(x: &[f32], channels: usize, settings: &LocalResponse, y: &
 ///
 /// # Panics
 /// If lengths do not fit.
-pub fn local_response_gradient(x: &[f32], channels: usize, settings: &LocalResponse, g: &mut [f32]) {
+pub fn local_response_gradient(
+    x: &[f32],
+    channels: usize,
+    settings: &LocalResponse,
+    g: &mut [f32],
+) {
     assert_eq!(x.len(), g.len(), "local_response_gradient: lengths of `x` and `g`");
     let slope = -2.0 * settings.beta * settings.alpha / settings.size as f32;
     over_chunks(g, channels, |pixel, g| {

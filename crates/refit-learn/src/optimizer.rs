@@ -123,8 +123,14 @@ impl Memory {
             }
             OptimizerKind::AdamW => {
                 self.second.resize(values.len(), 0.0);
-                let settings =
-                    AdamW { rate, beta1: MOMENTUM, beta2: 0.999, epsilon: 1e-8, weight_decay, step };
+                let settings = AdamW {
+                    rate,
+                    beta1: MOMENTUM,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                    weight_decay,
+                    step,
+                };
                 adamw(values, gradient, &mut self.first, &mut self.second, &settings);
             }
         }

@@ -106,13 +106,23 @@ impl Values {
 /// One step with its parameters ready.
 #[derive(Debug)]
 enum Kernel {
-    Conv { conv: Conv, weight: Tensor<4>, shift: Tensor<1> },
-    ScaleShift { scale: Tensor<1>, shift: Tensor<1> },
+    Conv {
+        conv: Conv,
+        weight: Tensor<4>,
+        shift: Tensor<1>,
+    },
+    ScaleShift {
+        scale: Tensor<1>,
+        shift: Tensor<1>,
+    },
     Activate,
     Add,
     MaxPool(Windows),
     MeanPool,
-    Linear { weight: Tensor<2>, bias: Option<Tensor<1>> },
+    Linear {
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    },
     Pass,
     /// Any other layer, and its parameters.
     Single(Layer, Vec<Tensor<1>>),
@@ -418,10 +428,7 @@ mod tests {
         let device = Device::flex();
         let mut net = Network::initialize(graph, 3, &device);
         shake(&mut net);
-        let wanted: Vec<NodeId> = wanted
-            .iter()
-            .map(|name| net.graph.find(name).unwrap())
-            .collect();
+        let wanted: Vec<NodeId> = wanted.iter().map(|name| net.graph.find(name).unwrap()).collect();
         let kernels = Compiled::new(&net, vec![0], wanted.clone());
         let tensors = Compiled::on_tensors(&net, vec![0], wanted);
         let run = |compiled: &Compiled| compiled.run(images(3, &device).map());

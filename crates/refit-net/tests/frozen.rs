@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_net::{
-    BatchNorm, Builder, Compiled, Conv, Edit, Graph, HeadKind, Windows, Network, NormStatistics,
-    Precision, Shape, Training, TrainingOptions,
+    BatchNorm, Builder, Compiled, Conv, Edit, Graph, HeadKind, Network, NormStatistics, Precision,
+    Shape, Training, TrainingOptions, Windows,
 };
 
 /// A small residual network with everything in it: strides, a depthwise part, a shortcut.

@@ -40,15 +40,26 @@ struct Prepared {
 
 #[derive(Debug)]
 enum Kernel {
-    Conv { conv: Conv, filter: Filter, shift: Vec<f32> },
+    Conv {
+        conv: Conv,
+        filter: Filter,
+        shift: Vec<f32>,
+    },
     HalfConv(HalfConv),
     Inverted(Box<Inverted>),
-    ScaleShift { scale: Vec<f32>, shift: Vec<f32> },
+    ScaleShift {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+    },
     Activate,
     Add,
     MaxPool(Windows),
     MeanPool,
-    Linear { filter: Filter, bias: Option<Vec<f32>>, outputs: usize },
+    Linear {
+        filter: Filter,
+        bias: Option<Vec<f32>>,
+        outputs: usize,
+    },
     Pass,
     /// Any other layer, and its parameters.
     Single(Layer, Vec<Vec<f32>>),

@@ -7,8 +7,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
 
-use super::{CnnOps, Geometry, NormGradients, Normalized, Pooled};
 use super::Symmetric;
+use super::{CnnOps, Geometry, NormGradients, Normalized, Pooled};
 use crate::layer::Activation;
 
 #[derive(Debug)]

@@ -213,9 +213,7 @@ impl Block<'_> {
         let conv = Conv::square(wide, self.stage.kernel).stride(self.stride).groups(wide);
         y = g.scope(&next(), |g| parts::conv_norm(g, y, conv, self.norm, Silu));
         y = g.scope(&next(), |g| parts::squeeze(g, y, (channels / 4).max(1), Silu, Sigmoid));
-        g.scope(&next(), |g| {
-            parts::conv_norm(g, y, Conv::k1(self.channels), self.norm, Identity)
-        })
+        g.scope(&next(), |g| parts::conv_norm(g, y, Conv::k1(self.channels), self.norm, Identity))
     }
 
     /// A dense convolution that widens, and one that narrows; one alone where nothing widens.

@@ -45,7 +45,8 @@ fn build(name: &str) -> Result<Graph, GraphError> {
         y = g.scope(name, |g| block_35(g, y, pooled));
     }
     y = g.scope("Mixed_6a", |g| halving_35(g, y));
-    for (name, inner) in [("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)]
+    for (name, inner) in
+        [("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)]
     {
         y = g.scope(name, |g| block_17(g, y, inner));
     }

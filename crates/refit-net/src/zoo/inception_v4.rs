@@ -27,10 +27,8 @@ const fn row(
     }
 }
 
-pub(super) const ARCHITECTURES: &[Architecture] = &[
-    row("inception_v4", 341, build_v4),
-    row("inception_resnet_v2", 333, build_resnet_v2),
-];
+pub(super) const ARCHITECTURES: &[Architecture] =
+    &[row("inception_v4", 341, build_v4), row("inception_resnet_v2", 333, build_resnet_v2)];
 
 const HALVE: Windows = Windows::new(3, 2);
 
@@ -127,8 +125,7 @@ fn v4_halving_35(g: &mut Builder, x: Wire) -> Wire {
 fn v4_17(g: &mut Builder, x: Wire) -> Wire {
     let a = conv(g, "branch0", x, Conv::k1(384));
     let b = chain(g, "branch1", x, &[Conv::k1(192), flat(224, 1, 7), flat(256, 7, 1)]);
-    let twice =
-        [Conv::k1(192), flat(192, 7, 1), flat(224, 1, 7), flat(224, 7, 1), flat(256, 1, 7)];
+    let twice = [Conv::k1(192), flat(192, 7, 1), flat(224, 1, 7), flat(224, 7, 1), flat(256, 1, 7)];
     let c = chain(g, "branch2", x, &twice);
     let d = pooled(g, x, 128);
     g.concat("cat", &[a, b, c, d])

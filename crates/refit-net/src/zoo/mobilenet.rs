@@ -67,13 +67,7 @@ fn build_v2(name: &str) -> Result<Graph, GraphError> {
 }
 
 /// Widen, convolve by channel, narrow.
-fn inverted_v2(
-    g: &mut Builder,
-    x: Wire,
-    expansion: usize,
-    channels: usize,
-    stride: usize,
-) -> Wire {
+fn inverted_v2(g: &mut Builder, x: Wire, expansion: usize, channels: usize, stride: usize) -> Wire {
     let y = g.scope("conv", |g| {
         let norm = BatchNorm::default();
         let (mut y, mut number) = (x, 0);

@@ -54,18 +54,8 @@ const fn row(at: usize) -> Architecture {
     }
 }
 
-pub(super) const ARCHITECTURES: &[Architecture] = &[
-    row(0),
-    row(1),
-    row(2),
-    row(3),
-    row(4),
-    row(5),
-    row(6),
-    row(7),
-    row(8),
-    row(9),
-];
+pub(super) const ARCHITECTURES: &[Architecture] =
+    &[row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7), row(8), row(9)];
 
 /// Channels and blocks of each stage: a straight line of widths, rounded to powers of the factor and
 /// to multiples of 8, then to whole groups.

@@ -18,7 +18,10 @@ struct Variant {
 enum Block {
     Basic,
     /// Groups of the 3x3 convolution, and its channels for 64 planes.
-    Bottleneck { groups: usize, width: usize },
+    Bottleneck {
+        groups: usize,
+        width: usize,
+    },
 }
 
 const PLAIN: Block = Block::Bottleneck { groups: 1, width: 64 };
