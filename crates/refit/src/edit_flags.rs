@@ -70,7 +70,9 @@ const fn flag(
 
 impl Args for EditFlags {
     fn augment_args(command: Command) -> Command {
-        command.next_help_heading("Edits, made in this order").args(FLAGS.iter().map(Flag::arg))
+        command
+            .next_help_heading("Edits, made in the order given")
+            .args(FLAGS.iter().map(Flag::arg))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -39,7 +39,8 @@ pub fn read(path: &Path) -> Result<Vec<Step>, Failure> {
         let at = error.span().map_or(0, |span| span.start);
         Failure::mistake(
             format!("{}: {}", place(at), error.message().replace('\n', ", ")),
-            "`refit edit --help` shows a recipe, docs/surgery.md every edit",
+            "a table [[edit]] holds one edit; `refit edit --help` shows a recipe, docs/surgery.md \
+             every edit",
         )
     })?;
     if edits.is_empty() {

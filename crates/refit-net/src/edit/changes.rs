@@ -85,7 +85,7 @@ impl Draft {
     fn weights(&self, id: NodeId) -> Weights {
         let specs = self.graph.parameters(id);
         let origin = |suffix| &self.origins[&self.graph.parameter_name(id, suffix)];
-        match specs.iter().any(|p| matches!(origin(p.suffix), Origin::Fresh(_))) {
+        match specs.iter().any(|p| matches!(origin(p.suffix), Origin::Fresh(..))) {
             _ if specs.is_empty() => Weights::None,
             true => Weights::Fresh,
             false => Weights::Kept,

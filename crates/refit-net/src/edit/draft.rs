@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::EditError;
 use crate::graph::{Graph, GraphError, GraphRecord, NodeId};
-use crate::layer::ParameterSpec;
+use crate::layer::{Layer, ParameterSpec};
 use crate::network::{Network, Parameter, initial_values};
 
 /// Where the values of a parameter come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Origin {
     /// The network's parameter of this name.
     Kept(String),
-    /// The seed, and the name that the parameter had when it was made.
-    Fresh(String),
+    /// The seed; the name and the layer that the parameter had when it was made.
+    Fresh(String, Layer),
 }
 
 /// A network under edits.
@@ -63,7 +63,7 @@ impl Draft {
                 let name = next.graph.parameter_name(id, spec.suffix);
                 let origin = match old.filter(|_| before.contains(spec)) {
                     Some(old) => self.origins[&self.graph.parameter_name(old, spec.suffix)].clone(),
-                    None => Origin::Fresh(name.clone()),
+                    None => Origin::Fresh(name.clone(), node.layer),
                 };
                 if next.origins.insert(name.clone(), origin).is_some() {
                     let net = next.graph.name().to_owned();
@@ -84,10 +84,11 @@ impl Draft {
     /// Gives the parameters of some layers new values, and thaws them.
     pub fn reinitialize(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         for id in nodes {
-            self.frozen.remove(&self.graph.nodes()[id].name);
+            let node = &self.graph.nodes()[id];
+            self.frozen.remove(&node.name);
             for spec in self.graph.parameters(id) {
                 let name = self.graph.parameter_name(id, spec.suffix);
-                self.origins.insert(name.clone(), Origin::Fresh(name));
+                self.origins.insert(name.clone(), Origin::Fresh(name, node.layer));
             }
         }
     }
@@ -99,10 +100,9 @@ impl Draft {
 
     /// The edited network, with the values of the one that it was drawn from.
     pub fn finish(self, net: &Network, seed: u64) -> Network {
-        let value = |id: NodeId, spec: &ParameterSpec, name: &str| match &self.origins[name] {
+        let value = |spec: &ParameterSpec, name: &str| match &self.origins[name] {
             Origin::Kept(old) => net.parameters()[old].clone(),
-            Origin::Fresh(first) => {
-                let layer = &self.graph.nodes()[id].layer;
+            Origin::Fresh(first, layer) => {
                 Parameter::new(spec, initial_values(layer, spec, first, seed), net.device())
             }
         };
@@ -110,7 +110,7 @@ impl Draft {
         for id in 0..self.graph.nodes().len() {
             for spec in self.graph.parameters(id) {
                 let name = self.graph.parameter_name(id, spec.suffix);
-                let parameter = value(id, &spec, &name);
+                let parameter = value(&spec, &name);
                 parameters.insert(name, parameter);
             }
         }

@@ -68,12 +68,6 @@ pub enum EditError {
         /// What it may be.
         range: &'static str,
     },
-    /// A network without a head.
-    #[error("`{net}` has no head to replace")]
-    NoHead {
-        /// The network.
-        net: String,
-    },
 }
 
 impl Hint for EditError {
@@ -100,7 +94,6 @@ impl Hint for EditError {
                 "use letters, digits, `_` and `-`, with single dots between parts".into()
             }
             Self::Value { what, .. } => format!("give {what} a value in that range"),
-            Self::NoHead { .. } => "start from a network that classifies".into(),
         })
     }
 }

@@ -37,12 +37,12 @@ impl fmt::Display for HeadKind {
 impl Draft {
     pub(super) fn replace_head(&self, classes: usize, kind: HeadKind) -> Result<Self, EditError> {
         let graph = &self.graph;
-        let head = graph.head().to_owned();
         let first = (0..graph.nodes().len()).find(|&id| graph.is_head(id));
-        let Some(first) = first.filter(|_| !head.is_empty()) else {
-            return Err(EditError::NoHead { net: graph.name().to_owned() });
+        // A network that was cut gets one on top.
+        let (head, input) = match first {
+            Some(first) => (graph.head().to_owned(), graph.nodes()[first].inputs[0]),
+            None => (self.free_name("head"), graph.output()),
         };
-        let input = graph.nodes()[first].inputs[0];
         let halfway = self.halfway();
         let mut record = GraphRecord::from(graph);
         let kept = graph.ancestors(&Vec::from_iter(halfway.iter().copied().chain([input])));
@@ -53,10 +53,11 @@ impl Draft {
         for layer in record.layers.iter_mut().filter(|l| outputs.contains(&l.name)) {
             layer.layer = Layer::Linear(Linear::new(classes));
         }
-        let added = self.head_layers(input, classes, kind);
+        let added = self.head_layers(&head, input, classes, kind);
         let fresh: BTreeSet<String> = added.iter().map(|l| l.name.clone()).chain(outputs).collect();
         record.output = added.last().map_or_else(|| head.clone(), |l| l.name.clone());
         record.layers.extend(added);
+        record.head = head;
         let mut next = self.with_graph(&record, |name| Some(name.to_owned()))?;
         let nodes = next.graph.nodes().iter().enumerate();
         let fresh = nodes.filter(|(_, n)| fresh.contains(&n.name)).map(|(id, _)| id);
@@ -73,8 +74,14 @@ impl Draft {
         linear.filter(|&id| !graph.ancestors(&[id]).iter().any(|&id| graph.is_head(id))).collect()
     }
 
-    fn head_layers(&self, input: NodeId, classes: usize, kind: HeadKind) -> Vec<LayerRecord> {
-        let (head, node) = (self.graph.head(), &self.graph.nodes()[input]);
+    fn head_layers(
+        &self,
+        head: &str,
+        input: NodeId,
+        classes: usize,
+        kind: HeadKind,
+    ) -> Vec<LayerRecord> {
+        let node = &self.graph.nodes()[input];
         let mut layers: Vec<LayerRecord> = Vec::new();
         let mut add = |name: String, layer| {
             let input = layers.last().map_or_else(|| node.name.clone(), |l| l.name.clone());

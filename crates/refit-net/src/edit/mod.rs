@@ -39,7 +39,7 @@ use select::select;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
     /// Puts a new head of `classes` outputs, freshly initialized and not frozen, in the head's
-    /// place.
+    /// place, or on top of a network without one.
     ReplaceHead {
         /// Number of classes.
         classes: usize,
@@ -266,10 +266,11 @@ mod tests {
                 .keys()
                 .all(|k| !k.starts_with("blocks.3") && !k.starts_with("classifier"))
         );
-        let error =
-            net.edit(&[Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear }], 0).unwrap_err();
-        assert_eq!(error.to_string(), "`efficientnet_lite0` has no head to replace");
-        assert!(error.hint().unwrap().contains("classifies"));
+        let head = Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear };
+        let net = net.edit(&[head], 0).unwrap();
+        assert_eq!(net.graph().head(), "head");
+        assert_eq!(net.graph().nodes()[net.graph().features()].name, "head_pool");
+        assert_eq!(net.parameters()["head.weight"].shape, [2, 40]);
     }
 
     #[test]
@@ -367,7 +368,7 @@ mod tests {
             remove("block.1.add"),
             [
                 "removing `block.1.add` in `small`: it joins `block.0.relu` and `block.1.bn`, and \
-                 neither can stand for it",
+                 none of them can stand for it",
                 "the closest layer where this fits is `block.1`"
             ]
         );

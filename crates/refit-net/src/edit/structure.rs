@@ -1,5 +1,6 @@
 //! Edits of a graph's structure: remove, insert, replace, rename.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::draft::Draft;
@@ -116,9 +117,12 @@ impl Draft {
             names.insert(&node.name);
         }
         let mut names: Vec<&str> = names.into_iter().filter(|n| *n != name).collect();
-        names.sort_by(|a, b| {
-            strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a))
-        });
+        // Of two that are as similar, the one that begins alike.
+        let likeness = |other: &str| {
+            let same = name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+            (strsim::jaro_winkler(name, other), same as f64)
+        };
+        names.sort_by(|a, b| likeness(b).partial_cmp(&likeness(a)).unwrap_or(Ordering::Equal));
         names.into_iter().take(MOST).find(|n| edit(self, n)).map(str::to_owned)
     }
 
@@ -162,7 +166,7 @@ impl Draft {
             }
             (inputs, _) => {
                 let reason =
-                    format!("it joins {}, and neither can stand for it", list(graph, inputs));
+                    format!("it joins {}, and none of them can stand for it", list(graph, inputs));
                 Err(self.breaks(doing, reason))
             }
         }

@@ -27,18 +27,19 @@ their shapes; others start anew, and are trained.",
   refit edit model.safetensors --recipe edits.toml --out new.safetensors
   refit edit efficientnet_lite0 --cut-at blocks.4 --out trunk.safetensors
   refit edit resnet18 --random 0 --remove layer4.1 --insert layer3=dropout:0.2
-  refit edit efficientnet_lite0 --replace-head 5 --freeze upto:blocks.2 --out new.safetensors
-  refit edit vgg16 --random 0 --replace 'classifier.0=linear:512' --activation silu
+  refit edit efficientnet_lite0 --replace-head 5 --freeze upto:blocks.2
+  refit edit resnet18 --random 0 --replace maxpool=avg_pool:2 --activation silu
 
 LAYERS is a layer, a block (layer4), a glob ('blocks.*.bn1'), upto:NAME or from:NAME: all layers \
 up to the end of NAME, or from its beginning on, as `refit layers` lists them.
 
 NEW is a kind of layer with its fields; the first needs no name:
   conv:CHANNELS[,kernel=3][,stride=1][,groups=1][,dilation=1][,bias=true]
-  linear:FEATURES[,bias=true]           dropout:SHARE         layer_scale:INITIAL
-  max_pool:WINDOW[,stride=][,padding=0]  avg_pool:WINDOW[,stride=][,padding=0]
-  adaptive_avg_pool:SIZE                global_avg_pool       flatten
-  batch_norm                            layer_norm            relu, silu, gelu, ...
+  linear:FEATURES[,bias=true]
+  max_pool:WINDOW[,stride=WINDOW][,padding=0], and avg_pool alike
+  adaptive_avg_pool:SIZE, global_avg_pool, flatten
+  batch_norm, layer_norm, layer_scale:INITIAL
+  dropout:SHARE, relu, silu, gelu, ...
 --insert takes ,name=NAME too; else the layer is named after its place: layer3_dropout.
 
 A recipe is TOML, a table for each edit; docs/surgery.md shows them all:
@@ -113,14 +114,12 @@ fn edited(model: Model, network: Network, edits: &[Edit]) -> Model {
         card.metrics = None;
         card.temperature = 1.0;
     }
-    let output = |net: &Network| net.graph().nodes()[net.graph().output()].name.clone();
     let is_new_head = edits.iter().any(|edit| matches!(edit, Edit::ReplaceHead { .. }));
     let graph = network.graph();
-    let outputs = graph.nodes()[graph.output()].shape.channels();
-    let classifies = !graph.head().is_empty() && graph.is_head(graph.output());
-    if is_new_head && classifies {
+    let outputs = graph.nodes()[graph.output()].shape.elements();
+    if is_new_head && graph.is_head(graph.output()) {
         card.classes = (0..outputs).map(|class| class.to_string()).collect();
-    } else if outputs != card.classes.len() || output(&network) != output(&model.network) {
+    } else if outputs != card.classes.len() || graph.head().is_empty() {
         card.classes.clear();
     }
     Model { network, card }
@@ -180,11 +179,10 @@ fn summary(changes: &[Change], network: &Network) -> String {
     let fresh = is(&|c| c.weights == Weights::Fresh);
     let trained: usize = network.trainable().map(|(_, p)| p.len()).sum();
     format!(
-        "{}: {} new, {} removed, {} with values that start anew; {} parameters, {} of them trained",
+        "{}: {new} new, {gone} removed, {} with values that start anew; {} parameters, {} of them \
+         trained",
         network.graph().name(),
-        count(new, "layer"),
-        gone,
-        fresh,
+        count(fresh, "layer"),
         short(network.parameter_count() as u64),
         short(trained as u64),
     )

@@ -9,7 +9,7 @@ use super::layout::{Layout, layout};
 const BOX: f64 = 34.0;
 const RANK: f64 = 54.0;
 /// Around everything; the title stands in it.
-const MARGIN: f64 = 40.0;
+const MARGIN: f64 = 56.0;
 /// A character's width, on the safe side: fonts differ.
 const LETTER: f64 = 6.6;
 
@@ -23,17 +23,22 @@ pub fn svg(picture: &Picture) -> String {
     let widths: Vec<f64> = (0..nodes.len()).map(width).collect();
     let inputs: Vec<Vec<usize>> = nodes.iter().map(|n| n.inputs.clone()).collect();
     let drawn = layout(&widths, &inputs);
-    let title_width = picture.title.chars().count() as f64 * LETTER * 1.2;
+    let title: Vec<&str> = picture.title.split("; ").collect();
+    let letters = title.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    let title_width = letters as f64 * LETTER * 1.2;
     let (w, h) =
         (drawn.width.max(title_width) + 2.0 * MARGIN, top(drawn.ranks) + MARGIN - RANK + BOX);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w:.0}\" height=\"{h:.0}\" \
          viewBox=\"0 0 {w:.0} {h:.0}\" font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{MARGIN}\" y=\"24\" font-size=\"13\">{}</text>\n\
-         <g fill=\"none\" stroke=\"#868e96\">\n",
-        escaped(picture.title)
+",
     );
+    for (i, line) in title.iter().enumerate() {
+        let (y, line) = (20 + 17 * i, escaped(line));
+        let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{y}\" font-size=\"13\">{line}</text>");
+    }
+    text += "<g fill=\"none\" stroke=\"#868e96\">\n";
     for wire in drawn.wires.iter().flatten() {
         let _ = writeln!(text, "<path d=\"{}\"/>", path(wire));
     }
