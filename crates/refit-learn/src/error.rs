@@ -119,6 +119,12 @@ pub enum LearnError {
         /// What it knows.
         known: Vec<String>,
     },
+    /// A network that gives features, asked for classes.
+    #[error("this `{net}` gives features, not classes")]
+    NoClasses {
+        /// The network.
+        net: String,
+    },
     /// The loss is no number any more.
     #[error("the loss became {loss} in epoch {epoch}")]
     Diverged {
@@ -183,6 +189,9 @@ impl Hint for LearnError {
             }
             Self::UnknownClasses { known, .. } => {
                 format!("name the folders by the model's classes: {}", list(known))
+            }
+            Self::NoClasses { .. } => {
+                "take its features with `refit embed`, or give it a head: `refit train`".into()
             }
             Self::Diverged { .. } => "try a lower --lr, such as a tenth".into(),
             Self::Stopped => "continue with --resume".into(),

@@ -26,13 +26,14 @@ impl Model {
     /// by name.
     ///
     /// # Errors
-    /// If the images cannot be read or a class is not among the model's.
+    /// If the images cannot be read, a class is not among the model's, or it knows none.
     pub fn evaluate(
         &self,
         data: &Path,
         options: &RunOptions,
         watch: &dyn Watch,
     ) -> Result<Evaluation, LearnError> {
+        self.check_classes()?;
         let dataset =
             Dataset::open(data, &SourceOptions { one_class: true, ..SourceOptions::default() })?;
         let positions = self.positions_of(&dataset.classes)?;
@@ -40,7 +41,7 @@ impl Model {
         let samples: Vec<Sample> = dataset.samples().map(relabel).collect();
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         let skipped = stage(watch, "evaluate", samples.len(), || {
-            self.run(&samples, None, options, watch, &mut |output| {
+            self.run(&samples, &[], options, watch, &mut |output| {
                 logits.extend(output.values.iter().map(|z| z / self.card.temperature));
                 labels.push(samples[output.index].label);
             })

@@ -51,7 +51,7 @@ pub struct Card {
     pub refit: String,
     /// From pixels to the network's input.
     pub preprocess: Preprocess,
-    /// Class names in the order of the outputs.
+    /// Class names in the order of the outputs; none where those are features.
     pub classes: Vec<String>,
     /// How it was made; none for a network as it came.
     pub settings: Option<Settings>,
@@ -208,7 +208,7 @@ impl Model {
         }
         graph.shapes_at(size, size)?;
         let outputs = network.graph().nodes()[network.graph().output()].shape.elements();
-        if outputs != card.classes.len() {
+        if !card.classes.is_empty() && outputs != card.classes.len() {
             let classes = card.classes.len();
             return Err(damaged(format!("{outputs} outputs for {classes} classes")));
         }
@@ -232,13 +232,25 @@ impl Model {
     /// Class probabilities of one image file, in the order of [`Card::classes`]; computed in f32.
     ///
     /// # Errors
-    /// If the image cannot be read.
+    /// If the image cannot be read, or the model knows no classes.
     pub fn predict_file(&self, path: &Path) -> Result<Vec<f32>, LearnError> {
+        self.check_classes()?;
         let image = decode_file_in(path, &DecodeOptions::default(), self.card.preprocess.detail())?;
         let images = self.card.preprocess.apply(&image);
         let logits =
             run_batch(&self.network.compile_all(), images, 1, &self.card.preprocess, &self.network);
         Ok(self.probabilities(&logits))
+    }
+
+    /// Whether its outputs are classes.
+    ///
+    /// # Errors
+    /// If they are features: a network that was cut, or a new head without names.
+    pub fn check_classes(&self) -> Result<(), LearnError> {
+        match self.card.classes.is_empty() {
+            true => Err(LearnError::NoClasses { net: self.network.graph().name().to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// Probabilities from logits, `[n, classes]`.
@@ -247,8 +259,8 @@ impl Model {
         softmax(&scaled, self.card.classes.len())
     }
 
-    /// Runs images up to `layer` (or to the output), pooling feature maps, and hands out each one's
-    /// values in order; gives the unreadable ones.
+    /// Runs images up to `layers` (to the output if none), pooling feature maps, and hands out each
+    /// one's values, layer by layer; gives the unreadable ones.
     ///
     /// # Errors
     /// If there is no such layer, this machine does not have the precision, or an image cannot be
@@ -256,14 +268,16 @@ impl Model {
     pub fn run(
         &self,
         samples: &[Sample],
-        layer: Option<&str>,
+        layers: &[&str],
         options: &RunOptions,
         watch: &dyn Watch,
         each: &mut dyn FnMut(Output),
     ) -> Result<Vec<Skipped>, LearnError> {
         let graph = self.network.graph();
-        let layer = layer.unwrap_or(&graph.nodes()[graph.output()].name);
-        let compiled = compile(&self.network, layer, options.precision)?;
+        let output = [graph.nodes()[graph.output()].name.as_str()];
+        let layers = if layers.is_empty() { &output } else { layers };
+        options.precision.check()?;
+        let compiled = self.network.compile_in(layers, options.precision)?;
         run_compiled(&compiled, &self.network, &self.card.preprocess, samples, options, watch, each)
     }
 }
@@ -278,7 +292,7 @@ pub(crate) fn compile(
     Ok(network.compile_in(&[layer], precision)?)
 }
 
-/// Runs images through something compiled for one output.
+/// Runs images through something compiled.
 pub(crate) fn run_compiled(
     compiled: &Compiled,
     network: &Network,
@@ -318,7 +332,8 @@ pub(crate) fn run_compiled(
     Ok(loader.skipped().to_vec())
 }
 
-/// One batch `[n, 3, size, size]` through something compiled for one output, pooled: `[n, width]`.
+/// One batch `[n, 3, size, size]` through something compiled, its outputs pooled and one behind the
+/// other: `[n, width]`.
 fn run_batch(
     compiled: &Compiled,
     images: Vec<f32>,
@@ -328,6 +343,8 @@ fn run_batch(
 ) -> Vec<f32> {
     let shape = [n, 3, preprocess.size, preprocess.size];
     let images = Tensor::<4>::from_data(TensorData::new(images, shape), network.device());
-    let values = compiled.run(images).into_iter().map(|v| v.pooled());
-    values.flat_map(|v| v.to_data().iter::<f32>().collect::<Vec<f32>>()).collect()
+    let pooled = compiled.run(images).into_iter().map(|v| v.pooled().to_data());
+    let outputs: Vec<Vec<f32>> = pooled.map(|v| v.iter::<f32>().collect()).collect();
+    let rows = |i| outputs.iter().map(move |v| &v[i * (v.len() / n)..][..v.len() / n]);
+    (0..n).flat_map(rows).flatten().copied().collect()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use refit_data::Augment;
-use refit_net::{HeadKind, NormStatistics, Precision};
+use refit_net::{Edit, HeadKind, NormStatistics, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -143,6 +143,9 @@ pub struct Settings {
     /// Seconds after which no further epoch begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_budget: Option<f64>,
+    /// Edits of the network before anything is trained; what they freeze stays frozen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<Edit>,
     /// How gradient descent is done, where it is.
     pub training: TrainingSettings,
 }
@@ -251,6 +254,7 @@ impl Settings {
             backbone: "efficientnet_lite0".into(),
             weights: None,
             strategy,
+            edits: Vec::new(),
             unfreeze_from: None,
             precision: Precision::F32,
             head: HeadKind::Linear,

@@ -55,7 +55,7 @@ fn knows_imagenet(precision: Precision, least: [usize; 2]) {
     let skipped = model
         .run(
             &samples,
-            None,
+            &[],
             &RunOptions { precision, ..RunOptions::default() },
             &(),
             &mut |output| {

@@ -443,21 +443,38 @@ impl Builder {
 /// A graph as model files hold it: inputs by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GraphRecord {
-    name: String,
-    output: String,
-    head: String,
+    pub(crate) name: String,
+    pub(crate) output: String,
+    pub(crate) head: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    auxiliary: Vec<(String, f32)>,
-    layers: Vec<LayerRecord>,
+    pub(crate) auxiliary: Vec<(String, f32)>,
+    pub(crate) layers: Vec<LayerRecord>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct LayerRecord {
-    name: String,
+pub(crate) struct LayerRecord {
+    pub name: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    inputs: Vec<String>,
+    pub inputs: Vec<String>,
     #[serde(flatten)]
-    layer: Layer,
+    pub layer: Layer,
+}
+
+impl GraphRecord {
+    /// The same without layers that neither the output nor a classifier half-way needs.
+    pub(crate) fn pruned(&self) -> Self {
+        let mut needed: BTreeSet<&str> = self.auxiliary.iter().map(|(name, _)| &**name).collect();
+        needed.insert(&self.output);
+        for layer in self.layers.iter().rev() {
+            if needed.contains(&*layer.name) {
+                needed.extend(layer.inputs.iter().map(String::as_str));
+            }
+        }
+        let is_needed =
+            |l: &LayerRecord| needed.contains(&*l.name) || matches!(l.layer, Layer::Input { .. });
+        let layers = self.layers.iter().filter(|l| is_needed(l)).cloned().collect();
+        Self { layers, ..self.clone() }
+    }
 }
 
 impl From<&Graph> for GraphRecord {

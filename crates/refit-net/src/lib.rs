@@ -17,6 +17,7 @@ pub mod model_file;
 mod network;
 pub mod ops;
 mod plan;
+mod receptive_field;
 mod shape;
 pub mod state_dict;
 mod training;
@@ -24,7 +25,7 @@ pub mod zoo;
 
 pub use cpu::clock::{Phase, StepTime, profile};
 pub use cpu::{Precision, UnsupportedPrecision};
-pub use edit::{Edit, EditError, HeadKind};
+pub use edit::{Change, Edit, EditError, HeadKind, LayerState, NewLayer, Pooling, Weights};
 pub use error::Hint;
 pub use frozen::{Compiled, Value};
 pub use graph::{Auxiliary, Builder, Graph, GraphError, GraphRecord, Node, NodeId, Wire};
@@ -34,6 +35,7 @@ pub use layer::{
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};
+pub use receptive_field::ReceptiveField;
 pub use refit_kernels::measure_peak;
 pub use shape::Shape;
 pub use training::{NormStatistics, Pass, Training, TrainingOptions};

@@ -227,7 +227,13 @@ impl Network {
     }
 }
 
-fn initial_values(layer: &Layer, spec: &ParameterSpec, name: &str, seed: u64) -> Vec<f32> {
+/// What a parameter starts at; depends on nothing but these.
+pub(crate) fn initial_values(
+    layer: &Layer,
+    spec: &ParameterSpec,
+    name: &str,
+    seed: u64,
+) -> Vec<f32> {
     let len = spec.shape.iter().product();
     let deviation = match (spec.role, layer) {
         (Role::NormScale | Role::RunningVariance, _) => return vec![1.0; len],

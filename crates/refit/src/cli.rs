@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, embed, evaluate, info, layers, models, predict, run, train};
+use crate::commands::{bench, edit, embed, evaluate, info, layers, models, predict, run, train};
 use crate::machine::Machine;
 
 /// Help in which options take a line each, and what a command does stands before them.
@@ -42,6 +42,7 @@ pub enum Command {
     Embed(embed::Embed),
     Run(run::Run),
     Layers(layers::Layers),
+    Edit(Box<edit::EditCommand>),
     Models(models::Models),
     Info(info::Info),
     Bench(bench::Bench),

@@ -1,7 +1,11 @@
 //! Features of images as a file: NumPy, CSV or Parquet.
+//!
+//! Features of one layer are `f0`, `f1`, ...; of several, each layer's bear its name:
+//! `layer3.f0`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,12 +17,16 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{Type, TypePtr};
 use refit::net::atomic_file::{self, AtomicWriteError, Needs};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 /// How features are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// float32 `[n, dim]`, the paths in a text file beside it.
     Npy,
+    /// An array like that for each layer, under its name, in one archive.
+    Npz,
     /// `path,f0,f1,...`.
     Csv,
     /// A column `path` and one of floats for each feature.
@@ -30,11 +38,21 @@ impl Format {
     pub fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "npy" => Some(Self::Npy),
+            "npz" => Some(Self::Npz),
             "csv" => Some(Self::Csv),
             "parquet" | "pq" => Some(Self::Parquet),
             _ => None,
         }
     }
+}
+
+/// The features of one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The layer.
+    pub layer: String,
+    /// Number of features.
+    pub dim: usize,
 }
 
 /// Rows on their way to a file. How many there will be is known at the end only, so they wait in a
@@ -45,22 +63,25 @@ pub struct Rows {
     waiting: PathBuf,
     file: BufWriter<File>,
     paths: Vec<PathBuf>,
+    groups: Vec<Group>,
+    /// Numbers a row.
     dim: usize,
 }
 
 impl Rows {
-    /// Rows of `dim` numbers for the file `target`.
+    /// Rows of some layers' features, one behind the other, for the file `target`.
     ///
     /// # Errors
     /// If nothing can be written beside the target.
-    pub fn for_file(target: &Path, dim: usize) -> Result<Self, AtomicWriteError> {
+    pub fn for_file(target: &Path, groups: Vec<Group>) -> Result<Self, AtomicWriteError> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let waiting = folder_of(target).join(format!(".{name}.{}.rows", std::process::id()));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         let file = options.open(&waiting).map_err(|error| failed(target, 0, error))?;
         let (target, file) = (target.to_owned(), BufWriter::new(file));
-        Ok(Self { target, waiting, file, paths: Vec::new(), dim })
+        let dim = groups.iter().map(|group| group.dim).sum();
+        Ok(Self { target, waiting, file, paths: Vec::new(), groups, dim })
     }
 
     /// Adds a row.
@@ -90,10 +111,13 @@ impl Rows {
         flushed.map_err(|error| failed(&self.target, written, error))?;
         let mut files = vec![self.target.clone()];
         match format {
-            Format::Npy => {
+            Format::Npy | Format::Npz => {
                 let list = beside(&self.target);
                 atomic_file::write(&list, |file| self.write_paths(file))?;
-                atomic_file::write(&self.target, |file| self.write_npy(file))?;
+                atomic_file::write(&self.target, |file| match format {
+                    Format::Npz => self.write_npz(file),
+                    _ => self.write_npy(file, 0..self.dim),
+                })?;
                 files.push(list);
             }
             Format::Csv => atomic_file::write(&self.target, |file| self.write_csv(file))?,
@@ -124,18 +148,48 @@ impl Rows {
         self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.display()))
     }
 
-    fn write_npy(&self, file: &mut dyn Write) -> io::Result<()> {
-        let shape = [self.len() as u64, self.dim as u64];
+    /// Some columns as an array.
+    fn write_npy(&self, file: &mut dyn Write, columns: Range<usize>) -> io::Result<()> {
+        let shape = [self.len() as u64, columns.len() as u64];
         let options = npyz::WriteOptions::<f32>::new().default_dtype().shape(&shape).writer(file);
         let mut out = options.begin_nd()?;
-        self.blocks(256, &mut |_, values| out.extend(values.iter().copied()))?;
+        self.blocks(256, &mut |_, values| {
+            values
+                .chunks_exact(self.dim)
+                .try_for_each(|row| out.extend(row[columns.clone()].iter().copied()))
+        })?;
         out.finish()
+    }
+
+    fn write_npz(&self, file: &mut dyn Write) -> io::Result<()> {
+        let mut archive = ZipWriter::new_stream(file);
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .large_file(true);
+        let mut first = 0;
+        for Group { layer, dim } in &self.groups {
+            archive.start_file(format!("{layer}.npy"), options)?;
+            self.write_npy(&mut archive, first..first + dim)?;
+            self.file.get_ref().rewind()?;
+            first += dim;
+        }
+        archive.finish()?;
+        Ok(())
+    }
+
+    /// The names of the columns.
+    fn names(&self) -> Vec<String> {
+        let name = |layer: &str, i: usize| match self.groups.len() {
+            1 => format!("f{i}"),
+            _ => format!("{layer}.f{i}"),
+        };
+        self.groups.iter().flat_map(|g| (0..g.dim).map(move |i| name(&g.layer, i))).collect()
     }
 
     fn write_csv(&self, file: &mut dyn Write) -> io::Result<()> {
         let mut out = csv::Writer::from_writer(file);
-        let names = (0..self.dim).map(|i| format!("f{i}"));
-        out.write_record(std::iter::once("path".to_owned()).chain(names)).map_err(of_csv)?;
+        let names = std::iter::once("path".to_owned()).chain(self.names());
+        out.write_record(names).map_err(of_csv)?;
         self.blocks(256, &mut |first, values| {
             for (path, row) in self.paths[first..].iter().zip(values.chunks_exact(self.dim)) {
                 let numbers = row.iter().map(f32::to_string);
@@ -174,13 +228,12 @@ impl Rows {
             .with_repetition(Repetition::REQUIRED)
             .with_logical_type(Some(LogicalType::String))
             .build()?;
-        let feature = |i: usize| {
-            let name = format!("f{i}");
-            let column = Type::primitive_type_builder(&name, PhysicalType::FLOAT);
+        let feature = |name: &String| {
+            let column = Type::primitive_type_builder(name, PhysicalType::FLOAT);
             column.with_repetition(Repetition::REQUIRED).build().map(Arc::new)
         };
         let mut columns = vec![Arc::new(path)];
-        columns.extend((0..self.dim).map(feature).collect::<Result<Vec<_>, _>>()?);
+        columns.extend(self.names().iter().map(feature).collect::<Result<Vec<_>, _>>()?);
         Ok(Arc::new(Type::group_type_builder("schema").with_fields(columns).build()?))
     }
 

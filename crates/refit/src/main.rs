@@ -3,6 +3,8 @@
 mod arguments;
 mod cli;
 mod commands;
+mod drawing;
+mod edit_flags;
 mod failure;
 mod features_file;
 mod interrupt;
@@ -10,6 +12,7 @@ mod machine;
 mod model_arg;
 mod output;
 mod progress;
+mod recipe;
 
 use std::process::ExitCode;
 

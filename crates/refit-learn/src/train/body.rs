@@ -11,6 +11,7 @@ use refit_data::{
 use refit_net::{Edit, Network, Training};
 
 use super::images::Images;
+use super::start::Start;
 use super::{Learned, Run, labels};
 use crate::error::LearnError;
 use crate::fit::{Epoch, Feed, FitOptions, Step, fit};
@@ -31,14 +32,16 @@ impl Run<'_> {
     pub(super) fn body(
         &self,
         learned: Learned,
-        preprocess: &Preprocess,
+        start: &Start,
         images: &Images,
     ) -> Result<Learned, LearnError> {
+        let preprocess = &start.preprocess;
         let edit = match (&self.settings.strategy, &self.settings.unfreeze_from) {
             (Strategy::Partial, Some(layer)) => Edit::UnfreezeFrom { layer: layer.clone() },
             _ => Edit::Unfreeze { layers: "*".into() },
         };
-        let network = learned.network.edit(&[edit], self.settings.seed)?;
+        let edits = [vec![edit], start.freezes(&learned.network)].concat();
+        let network = learned.network.edit(&edits, self.settings.seed)?;
         // Twice the input's side leaves random crops their detail.
         let side = 2 * preprocess.size as u32;
         let cache = ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30);

@@ -23,7 +23,7 @@ use crate::fit::Epoch;
 use crate::metrics::Metrics;
 use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
 use crate::settings::{Settings, Strategy};
-use crate::watch::Watch;
+use crate::watch::{Event, Watch};
 use folder::RunFolder;
 use images::Images;
 use start::{Start, open_dataset, starting_point};
@@ -176,6 +176,7 @@ impl Run<'_> {
         let classes = self.dataset.classes.len();
         let strategy = self.settings.strategy;
         let mut seconds = Seconds::default();
+        self.warn_of_random_features(&start);
         let (images, features) = if strategy.runs_frozen() {
             let features = self.features(&start)?;
             seconds.features = features.learned.seconds + features.judged.seconds;
@@ -191,9 +192,9 @@ impl Run<'_> {
             (Strategy::Features, Some(features)) => self.head(network, features, &images, true)?,
             (_, Some(features)) => {
                 let learned = self.head(network, features, &images, false)?;
-                self.body(learned, &start.preprocess, &images)?
+                self.body(learned, &start, &images)?
             }
-            (_, None) => self.body(Learned::at_once(network), &start.preprocess, &images)?,
+            (_, None) => self.body(Learned::at_once(network), &start, &images)?,
         };
         seconds.training = training_began.elapsed().as_secs_f64();
         let evaluation_began = Instant::now();
@@ -227,6 +228,23 @@ impl Run<'_> {
         };
         let model = Model { network: learned.network, card };
         Ok(Outcome { model, report, history: learned.history })
+    }
+
+    /// A body that nobody trains should not have random layers.
+    fn warn_of_random_features(&self, start: &Start) {
+        let graph = start.network.graph();
+        let is_body = |name: &&String| graph.find(name).is_ok_and(|id| !graph.is_head(id));
+        let fresh: Vec<&String> = start.fresh.iter().filter(is_body).collect();
+        if let (Strategy::Features, Some(first)) = (self.settings.strategy, fresh.first()) {
+            let others = match fresh.len() {
+                1 => String::new(),
+                n => format!(" and {} more layers", n - 1),
+            };
+            self.watch.event(Event::Warning(format!(
+                "`{first}`{others} start anew, and --strategy features does not train them; \
+                 use partial or fine-tune"
+            )));
+        }
     }
 
     fn card(

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use refit_data::{Dataset, Preprocess, SourceOptions};
 use refit_net::state_dict::StateDict;
 use refit_net::zoo::Architecture;
-use refit_net::{HeadWeights, Network};
+use refit_net::{Edit, HeadWeights, Network, Weights};
 
 use crate::error::LearnError;
 use crate::model::{Model, Provenance, preprocess_for};
@@ -61,9 +61,42 @@ pub(super) struct Start {
     pub network: Network,
     pub preprocess: Preprocess,
     pub weights: Provenance,
+    /// Layers that edits made, or start anew.
+    pub fresh: Vec<String>,
 }
 
+impl Start {
+    /// What edits froze, of the layers that a network still has.
+    pub fn freezes(&self, network: &Network) -> Vec<Edit> {
+        let nodes = self.network.graph().nodes().iter().enumerate();
+        let frozen = nodes.filter(|(id, _)| self.network.is_frozen(*id)).map(|(_, n)| &n.name);
+        let stays = |name: &&String| {
+            network
+                .graph()
+                .nodes()
+                .iter()
+                .enumerate()
+                .any(|(id, n)| n.name == **name && !network.graph().is_head(id))
+        };
+        frozen.filter(stays).map(|name| Edit::Freeze { layers: name.clone() }).collect()
+    }
+}
+
+/// The network that a run starts from, edited.
 pub(super) fn starting_point(
+    architecture: &Architecture,
+    settings: &Settings,
+    device: &Device,
+) -> Result<Start, LearnError> {
+    let start = unedited(architecture, settings, device)?;
+    let changes = start.network.changes(&settings.edits)?;
+    let fresh = changes.into_iter().filter(|c| c.weights == Weights::Fresh);
+    let fresh = fresh.filter_map(|c| Some(c.after?.name)).collect();
+    let network = start.network.edit(&settings.edits, settings.seed)?;
+    Ok(Start { network, fresh, ..start })
+}
+
+fn unedited(
     architecture: &Architecture,
     settings: &Settings,
     device: &Device,
@@ -74,11 +107,16 @@ pub(super) fn starting_point(
         let network = architecture.random(settings.seed, device);
         let source = format!("none: He initialization, seed {}", settings.seed);
         let weights = Provenance { source, ..Provenance::default() };
-        return Ok(Start { network, preprocess, weights });
+        return Ok(Start { network, preprocess, weights, fresh: vec![] });
     }
     let Some(path) = &settings.weights else {
         let model = Model::pretrained(architecture, None, device)?;
-        return Ok(Start { network: model.network, preprocess, weights: model.card.weights });
+        return Ok(Start {
+            network: model.network,
+            preprocess,
+            weights: model.card.weights,
+            fresh: vec![],
+        });
     };
     let head = match settings.strategy {
         Strategy::AsIs => HeadWeights::Required,
@@ -87,5 +125,10 @@ pub(super) fn starting_point(
     let (graph, state) = (architecture.graph(), StateDict::read(path)?);
     let network = Network::with_weights(graph, &state, head, settings.seed, device)?;
     let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(Start { network, preprocess, weights: Provenance { source, ..Provenance::default() } })
+    Ok(Start {
+        network,
+        preprocess,
+        weights: Provenance { source, ..Provenance::default() },
+        fresh: vec![],
+    })
 }

@@ -1,6 +1,7 @@
 //! A command a file.
 
 pub mod bench;
+pub mod edit;
 pub mod embed;
 pub mod evaluate;
 pub mod info;
@@ -23,6 +24,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Embed(embed) => embed.run(machine),
         Command::Run(run) => run.run(machine),
         Command::Layers(layers) => layers.run(machine),
+        Command::Edit(edit) => edit.run(machine),
         Command::Models(models) => models.run(),
         Command::Info(info) => info.run(machine),
         Command::Bench(bench) => bench.run(machine),

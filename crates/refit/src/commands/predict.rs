@@ -84,6 +84,7 @@ impl Predict {
     /// Classifies, printing as it goes.
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
         let model = self.model.open(&machine.device())?;
+        model.check_classes()?;
         let samples = samples(&self.paths)?;
         let progress = Progress::beside_output();
         let printer = Printer::new(&model, &samples, self.top, self.format);
@@ -91,7 +92,7 @@ impl Predict {
         let options = machine.run_options(self.strict, self.precision.precision);
         let mut broken = None;
         let done = progress.stage("predict", samples.len(), || {
-            model.run(&samples, None, &options, &progress, &mut |output| {
+            model.run(&samples, &[], &options, &progress, &mut |output| {
                 let probabilities = model.probabilities(&output.values);
                 if let Err(error) = printer.print(&samples[output.index].path, &probabilities) {
                     broken.get_or_insert(error);

@@ -9,7 +9,7 @@ use refit::data::Augment;
 use refit::learn::metrics::Metrics;
 use refit::learn::{ClassBalance, Norms, OptimizerKind, read_settings};
 use refit::net::{Precision, zoo};
-use refit::{HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
+use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
 use crate::cli::TEMPLATE;
@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::output::{Side, count, duration, percent, percent_or_dash, table};
 use crate::progress::Progress;
+use crate::recipe;
 
 /// Train a model on your own images
 #[derive(Debug, Args)]
@@ -36,6 +37,7 @@ checkpoints.",
   refit train photos/ --val more-photos/ --views 4 --out runs/first
   refit train photos/ --strategy partial --unfreeze-from blocks.5
   refit train photos/ --backbone resnet18 --weights resnet18.pth
+  refit train photos/ --recipe edits.toml --strategy fine-tune
   refit train photos/ --precision bf16
   refit train --resume runs/first
 
@@ -95,6 +97,10 @@ struct TrainOptions {
     /// Its weights: .safetensors or PyTorch's .pth [default: the embedded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
+
+    /// Edits of the network before training, as for `refit edit`; what they freeze stays frozen
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
 
     /// How the network is used, see below
     #[arg(long, value_name = "S", default_value = "features", value_parser = strategy(),
@@ -214,13 +220,14 @@ enum NormsChoice {
 
 impl TrainOptions {
     fn settings(self, data: &Path) -> Result<Settings, Failure> {
-        self.check()?;
+        let edits = self.check()?;
         // A run may be resumed from elsewhere.
         let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let mut settings = Settings {
             val: self.val.map(whole),
             val_fraction: self.val_fraction,
             weights: self.weights.map(whole),
+            edits,
             unfreeze_from: self.unfreeze_from,
             backbone: zoo::find(&self.backbone)?.name.to_owned(),
             precision: self.precision,
@@ -270,8 +277,8 @@ impl TrainOptions {
         Ok(settings)
     }
 
-    /// Refuses what would do nothing.
-    fn check(&self) -> Result<(), Failure> {
+    /// Refuses what would do nothing, and edits that do not fit.
+    fn check(&self) -> Result<Vec<Edit>, Failure> {
         let idle = |flag: &str, with: &str| {
             Err(Failure::mistake(
                 format!("{flag} does nothing with --strategy {}", self.strategy),
@@ -281,10 +288,16 @@ impl TrainOptions {
         if self.unfreeze_from.is_some() && self.strategy != Strategy::Partial {
             return idle("--unfreeze-from", "partial");
         }
+        if self.recipe.is_some() && self.strategy == Strategy::AsIs {
+            return idle("--recipe", "features");
+        }
+        let graph = zoo::find(&self.backbone)?.graph();
+        let steps = self.recipe.as_deref().map_or(Ok(Vec::new()), recipe::read)?;
+        let edits = recipe::check(&steps, &graph)?;
         let named = || format!("`refit layers {}` lists all", self.backbone);
         match (self.strategy, &self.unfreeze_from) {
             (Strategy::Partial, Some(layer)) => {
-                zoo::find(&self.backbone)?.graph().find_first(layer)?;
+                graph.edit(&edits)?.find_first(layer)?;
             }
             (Strategy::Partial, None) => {
                 return Err(Failure::mistake(
@@ -300,7 +313,7 @@ impl TrainOptions {
         if self.weights.is_some() && self.strategy == Strategy::Scratch {
             return idle("--weights", "pretrained-init");
         }
-        Ok(())
+        Ok(edits)
     }
 
     /// The flags about steps that were given, though no step will be made.

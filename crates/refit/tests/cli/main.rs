@@ -13,4 +13,5 @@ mod precision;
 mod predict;
 mod resume;
 mod scene;
+mod surgery;
 mod train;
