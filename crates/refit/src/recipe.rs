@@ -71,3 +71,22 @@ fn refusal(steps: &[Step], edits: &[Edit], graph: &Graph, error: &EditError) -> 
     let message = format!("{}: {error}", steps[first].place);
     Failure::mistake(message, error.hint().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refit::zoo;
+
+    #[test]
+    fn the_recipe_of_the_guide_fits() {
+        let guide = include_str!("../../../docs/surgery.md");
+        let recipe = guide.split("```toml\n").nth(1).and_then(|text| text.split("```").next());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edits.toml");
+        fs::write(&path, recipe.unwrap()).unwrap();
+        let steps = read(&path).unwrap();
+        assert!(steps[1].place.ends_with("edits.toml, line 5"), "{}", steps[1].place);
+        let graph = zoo::find("resnet18").unwrap().graph();
+        assert_eq!(check(&steps, &graph).unwrap().len(), 6);
+    }
+}

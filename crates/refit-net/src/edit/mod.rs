@@ -452,7 +452,7 @@ mod tests {
             said.starts_with("replacing `block.0.conv` in `small`: layer `block.0.add`"),
             "{said}"
         );
-        assert_eq!(hint, "the closest layer where this fits is `block.0`");
+        assert_eq!(hint, "the closest layer where this fits is `block`");
     }
 
     #[test]

@@ -127,6 +127,27 @@ fn training_takes_a_recipe() {
 }
 
 #[test]
+fn what_a_recipe_freezes_stays_frozen_in_training() {
+    let scene = Scene::with_photos(4);
+    let recipe =
+        "[[edit]]\ncut_at.layer = \"blocks.0\"\n[[edit]]\nfreeze.layers = \"blocks.0.0.conv_dw\"\n";
+    scene.write("cut.toml", recipe);
+    let train = "train photos --recipe cut.toml --strategy fine-tune --epochs 1 --out run";
+    scene.run(train).exits(0);
+    let json = scene.run("layers run/model.safetensors --json").exits(0).json();
+    let frozen: Vec<&str> = json["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|l| l["frozen"] == true)
+        .map(|l| l["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(frozen, ["blocks.0.0.conv_dw"]);
+    assert_eq!(json["head"], "head");
+    assert!(fs::read_to_string(scene.path("run/settings.toml")).unwrap().contains("[[edits]]"));
+}
+
+#[test]
 fn a_cut_network_gives_features_of_several_layers() {
     let scene = Scene::new();
     two_classes(&scene.path("photos"), 1);
