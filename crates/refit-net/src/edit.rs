@@ -70,6 +70,12 @@ pub enum Edit {
         /// The first layer or block that is trained.
         layer: String,
     },
+    /// Takes images of another number of channels: the first convolution's weights are summed for
+    /// one channel, for others repeated and scaled by old / new.
+    AdaptInput {
+        /// Channels of the images.
+        channels: usize,
+    },
 }
 
 /// Why an edit is refused.
@@ -97,6 +103,14 @@ pub enum EditError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What takes the images is no convolution that could be adapted.
+    #[error("`{layer}`, which takes the images of `{net}`, is no convolution over all channels")]
+    Stem {
+        /// The network.
+        net: String,
+        /// The layer.
+        layer: String,
+    },
     /// A network without a head.
     #[error("`{net}` has no head to replace")]
     NoHead {
@@ -114,6 +128,9 @@ impl Hint for EditError {
             }
             Self::Pattern { .. } => {
                 "use a name, a block's name, or a glob such as `layer[34].*`".into()
+            }
+            Self::Stem { .. } => {
+                "give images of as many channels as the network was made for".into()
             }
             Self::NoHead { .. } => "start from a network that classifies".into(),
         })
@@ -156,6 +173,7 @@ impl Network {
                 self.frozen = (0..first).collect();
                 Ok(self)
             }
+            Edit::AdaptInput { channels } => self.adapt_input(*channels),
         }
     }
 
@@ -236,7 +254,7 @@ impl Network {
     }
 
     /// The same parameters and frozen layers, as far as they are in `graph`, under a new graph.
-    fn with_graph(mut self, graph: Graph) -> Self {
+    pub(crate) fn with_graph(mut self, graph: Graph) -> Self {
         let frozen: BTreeSet<&str> =
             self.frozen.iter().map(|&id| self.graph.nodes()[id].name.as_str()).collect();
         let ids = graph.nodes().iter().enumerate();

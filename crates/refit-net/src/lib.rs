@@ -5,6 +5,7 @@
 //! compiled ([`Network::compile`]: batch norm folded, activation and residual fused); what is
 //! trained runs through [`Training`]. Both reach the device through [`ops`].
 
+mod adapt_input;
 pub mod atomic_file;
 mod cpu;
 mod edit;
@@ -17,6 +18,8 @@ pub mod model_file;
 mod network;
 pub mod ops;
 mod plan;
+mod rebuild;
+mod recognize;
 mod shape;
 pub mod state_dict;
 mod training;
@@ -34,6 +37,7 @@ pub use layer::{
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};
+pub use recognize::{Classes, RecognizeError, Recognized, recognize};
 pub use refit_kernels::measure_peak;
 pub use shape::Shape;
 pub use training::{NormStatistics, Pass, Training, TrainingOptions};

@@ -7,8 +7,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use refit::data::Augment;
 use refit::learn::metrics::Metrics;
-use refit::learn::{ClassBalance, Norms, OptimizerKind, read_settings};
-use refit::net::{Precision, zoo};
+use refit::learn::{ClassBalance, Norms, OptimizerKind, architecture_of, read_settings};
+use refit::net::Precision;
+use refit::net::zoo::{self, Architecture};
 use refit::{HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
@@ -35,7 +36,7 @@ checkpoints.",
   refit train photos/ --strategy fine-tune --epochs 5 --time-budget 30m
   refit train photos/ --val more-photos/ --views 4 --out runs/first
   refit train photos/ --strategy partial --unfreeze-from blocks.5
-  refit train photos/ --backbone resnet18 --weights resnet18.pth
+  refit train photos/ --weights resnet18.pth
   refit train photos/ --precision bf16
   refit train --resume runs/first
 
@@ -88,11 +89,13 @@ struct TrainOptions {
     #[arg(long, value_name = "F")]
     val_fraction: Option<f64>,
 
-    /// Network to start from; `refit models` lists them
-    #[arg(long, value_name = "NAME", default_value = "efficientnet_lite0")]
-    backbone: String,
+    /// Network to start from; `refit models` lists them [default: the one whose weights are given,
+    /// else efficientnet_lite0]
+    #[arg(long, value_name = "NAME")]
+    backbone: Option<String>,
 
-    /// Its weights: .safetensors or PyTorch's .pth [default: the embedded ones]
+    /// Its weights: .safetensors (or the index of several), or PyTorch's .pth [default: the
+    /// embedded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
 
@@ -214,7 +217,8 @@ enum NormsChoice {
 
 impl TrainOptions {
     fn settings(self, data: &Path) -> Result<Settings, Failure> {
-        self.check()?;
+        let architecture = self.architecture()?;
+        self.check(architecture)?;
         // A run may be resumed from elsewhere.
         let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let mut settings = Settings {
@@ -222,7 +226,7 @@ impl TrainOptions {
             val_fraction: self.val_fraction,
             weights: self.weights.map(whole),
             unfreeze_from: self.unfreeze_from,
-            backbone: zoo::find(&self.backbone)?.name.to_owned(),
+            backbone: architecture.name.to_owned(),
             precision: self.precision,
             head: self.head,
             views: self.views.unwrap_or(2),
@@ -270,8 +274,17 @@ impl TrainOptions {
         Ok(settings)
     }
 
+    /// The network to start from, by its name or its weights.
+    fn architecture(&self) -> Result<&'static Architecture, Failure> {
+        Ok(match (&self.backbone, &self.weights) {
+            (Some(name), _) => zoo::find(name)?,
+            (None, Some(weights)) => architecture_of(weights)?,
+            (None, None) => zoo::find("efficientnet_lite0")?,
+        })
+    }
+
     /// Refuses what would do nothing.
-    fn check(&self) -> Result<(), Failure> {
+    fn check(&self, architecture: &Architecture) -> Result<(), Failure> {
         let idle = |flag: &str, with: &str| {
             Err(Failure::mistake(
                 format!("{flag} does nothing with --strategy {}", self.strategy),
@@ -281,10 +294,10 @@ impl TrainOptions {
         if self.unfreeze_from.is_some() && self.strategy != Strategy::Partial {
             return idle("--unfreeze-from", "partial");
         }
-        let named = || format!("`refit layers {}` lists all", self.backbone);
+        let named = || format!("`refit layers {}` lists all", architecture.name);
         match (self.strategy, &self.unfreeze_from) {
             (Strategy::Partial, Some(layer)) => {
-                zoo::find(&self.backbone)?.graph().find_first(layer)?;
+                architecture.graph().find_first(layer)?;
             }
             (Strategy::Partial, None) => {
                 return Err(Failure::mistake(
