@@ -61,10 +61,10 @@ impl Graph {
 
     /// The last layer of the head that has parameters: its weight has a row a class.
     pub(crate) fn classifier(&self) -> Option<NodeId> {
-        let head =
-            (0..self.nodes().len()).filter(|&id| !self.head().is_empty() && self.is_head(id));
-        head.filter(|&id| matches!(self.nodes()[id].layer, Layer::Linear(_) | Layer::Conv(_)))
-            .last()
+        let is_last = |&id: &NodeId| {
+            self.is_head(id) && matches!(self.nodes()[id].layer, Layer::Linear(_) | Layer::Conv(_))
+        };
+        (0..self.nodes().len()).rev().find(|id| !self.head().is_empty() && is_last(id))
     }
 
     /// The layers that the images reach first, padding apart.

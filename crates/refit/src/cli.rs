@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, embed, evaluate, info, layers, models, predict, run, train};
+use crate::commands::{bench, embed, evaluate, info, layers, models, predict, pull, run, train};
 use crate::machine::Machine;
 
 /// Help in which options take a line each, and what a command does stands before them.
@@ -43,6 +43,7 @@ pub enum Command {
     Run(run::Run),
     Layers(layers::Layers),
     Models(models::Models),
+    Pull(pull::Pull),
     Info(info::Info),
     Bench(bench::Bench),
 }

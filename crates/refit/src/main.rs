@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod failure;
 mod features_file;
+mod hub;
 mod interrupt;
 mod machine;
 mod model_arg;

@@ -7,6 +7,7 @@ pub mod info;
 pub mod layers;
 pub mod models;
 pub mod predict;
+pub mod pull;
 pub mod run;
 pub mod train;
 
@@ -24,6 +25,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Run(run) => run.run(machine),
         Command::Layers(layers) => layers.run(machine),
         Command::Models(models) => models.run(),
+        Command::Pull(pull) => pull.run(),
         Command::Info(info) => info.run(machine),
         Command::Bench(bench) => bench.run(machine),
     }
