@@ -6,7 +6,9 @@ use refit_data::DataError;
 use refit_net::model_file::ModelFileError;
 use refit_net::state_dict::StateDictError;
 use refit_net::zoo::ZooError;
-use refit_net::{EditError, GraphError, LoadError, Precision, UnsupportedPrecision};
+use refit_net::{
+    EditError, GraphError, LoadError, Precision, RecognizeError, UnsupportedPrecision,
+};
 
 use crate::logistic::LogisticError;
 use crate::settings::Strategy;
@@ -33,6 +35,9 @@ pub enum LearnError {
     /// Weights that do not fit.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Weights of which it is not known whose they are.
+    #[error(transparent)]
+    Recognize(#[from] RecognizeError),
     /// A precision that this machine does not have.
     #[error(transparent)]
     Precision(#[from] UnsupportedPrecision),
@@ -154,6 +159,7 @@ impl Hint for LearnError {
             Self::Graph(e) => return e.hint(),
             Self::Edit(e) => return e.hint(),
             Self::Load(e) => return e.hint(),
+            Self::Recognize(e) => return e.hint(),
             Self::Precision(e) => return e.hint(),
             Self::NothingFrozen { .. } => {
                 "leave it out, or use --strategy features, partial, fine-tune or as-is".into()

@@ -7,15 +7,15 @@ use refit_data::{
     DataError, DecodeOptions, Interpolation, Loader, LoaderOptions, Preprocess, Resize, Sample,
     Skipped, Strictness, decode_file_in,
 };
-use refit_net::state_dict::StateDict;
 use refit_net::zoo::{self, Architecture, InputSpec};
-use refit_net::{Compiled, HeadWeights, Network, Precision, model_file};
+use refit_net::{Classes, Compiled, HeadWeights, Network, Precision, model_file};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
 use crate::metrics::{Metrics, softmax};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
+use crate::weights::{self, Weighted};
 
 /// Where the weights that a model started from come from.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Provenance {
     pub licence: Option<String>,
     /// What they were trained on, as far as it is known.
     pub trained_on: Option<String>,
+    /// The SHA-256 of the file, in hexadecimal, where it was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// What the model was trained on.
@@ -134,7 +137,8 @@ impl Model {
             .map_or_else(|| unreachable!("known names were handled above"), LearnError::Zoo))
     }
 
-    /// A zoo network with its embedded weights or those of a file.
+    /// A zoo network with its own weights (embedded or pulled) or those of a file, whose head
+    /// decides the classes.
     ///
     /// # Errors
     /// If the weights are not there or do not fit.
@@ -143,27 +147,31 @@ impl Model {
         weights: Option<&Path>,
         device: &Device,
     ) -> Result<Self, LearnError> {
-        let (network, weights) = match weights {
-            None => {
-                let network = architecture.pretrained(device)?;
-                let said = architecture.embedded().unwrap_or(zoo::LITE0_WEIGHTS);
-                let provenance = Provenance {
-                    source: said.source.into(),
-                    licence: Some(said.licence.into()),
-                    trained_on: Some(said.trained_on.into()),
-                };
-                (network, provenance)
-            }
+        let Weighted { network, weights, .. } = match weights {
+            None => weights::published(architecture, device)?,
             Some(path) => {
-                let state = StateDict::read(path)?;
-                let required = HeadWeights::Required;
-                let network =
-                    Network::with_weights(architecture.graph(), &state, required, 0, device)?;
-                let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                (network, Provenance { source: source.into(), ..Provenance::default() })
+                let (stored, required) = (Classes::AsStored, HeadWeights::Required);
+                weights::from_file(architecture, path, stored, required, 0, device)?
             }
         };
         Ok(Self::from_zoo(architecture, network, weights))
+    }
+
+    /// The network whose weights a bare checkpoint holds, recognized by their names and shapes.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or fits no architecture of the zoo, or several.
+    pub fn from_checkpoint(path: &Path, device: &Device) -> Result<Self, LearnError> {
+        Self::pretrained(weights::architecture_of(path)?, Some(path), device)
+    }
+
+    /// The model for images in colour: its first convolution is adapted if it takes other channels.
+    ///
+    /// # Errors
+    /// If what takes the images cannot be adapted.
+    pub fn for_rgb(self) -> Result<Self, LearnError> {
+        let (network, _) = weights::for_rgb(self.network)?;
+        Ok(Self { network, ..self })
     }
 
     /// A zoo network with parameters that depend on `seed` alone.
@@ -177,7 +185,7 @@ impl Model {
         let card = Card {
             refit: env!("CARGO_PKG_VERSION").into(),
             preprocess: preprocess_for(&architecture.input),
-            classes: zoo::imagenet_classes().map(|(_, name)| name.to_owned()).collect(),
+            classes: class_names(&network),
             settings: None,
             data: None,
             metrics: None,
@@ -280,6 +288,14 @@ impl Model {
         let compiled = self.network.compile_in(layers, options.precision)?;
         run_compiled(&compiled, &self.network, &self.card.preprocess, samples, options, watch, each)
     }
+}
+
+/// ImageNet's names where there are as many classes; their numbers elsewhere.
+fn class_names(network: &Network) -> Vec<String> {
+    let graph = network.graph();
+    let outputs = graph.nodes()[graph.output()].shape.elements();
+    let known: Vec<String> = zoo::imagenet_classes().map(|(_, name)| name.to_owned()).collect();
+    if known.len() == outputs { known } else { (0..outputs).map(|i| i.to_string()).collect() }
 }
 
 /// Compiles the way from images to a layer, in a precision that this machine must have.

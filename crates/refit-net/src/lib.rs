@@ -17,6 +17,8 @@ pub mod model_file;
 mod network;
 pub mod ops;
 mod plan;
+mod rebuild;
+mod recognize;
 mod receptive_field;
 mod shape;
 pub mod state_dict;
@@ -35,6 +37,7 @@ pub use layer::{
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};
+pub use recognize::{Classes, RecognizeError, Recognized, recognize};
 pub use receptive_field::ReceptiveField;
 pub use refit_kernels::measure_peak;
 pub use shape::Shape;

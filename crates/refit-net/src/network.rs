@@ -10,7 +10,7 @@ use rand_distr::{Distribution, Normal};
 
 use crate::graph::{Graph, GraphError, NodeId};
 use crate::layer::{Layer, ParameterSpec, Role};
-use crate::load::{HeadWeights, LoadError};
+use crate::load::{HeadWeights, LoadError, LoadReport};
 use crate::state_dict::StateDict;
 
 /// A parameter's value.
@@ -76,7 +76,8 @@ impl Network {
     }
 
     /// A network with the parameters of a state dict; where the head may differ
-    /// ([`HeadWeights::Optional`]) and does, it is initialized from `seed`.
+    /// ([`HeadWeights::Optional`]) and does, it is initialized from `seed`, as are classifiers
+    /// half-way that are not there.
     ///
     /// # Errors
     /// As [`Network::load`].
@@ -87,19 +88,33 @@ impl Network {
         seed: u64,
         device: &Device,
     ) -> Result<Self, LoadError> {
+        Self::with_weights_reported(graph, state, head, seed, device).map(|(net, _)| net)
+    }
+
+    /// As [`Network::with_weights`], with the account of what became of every name.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn with_weights_reported(
+        graph: Graph,
+        state: &StateDict,
+        head: HeadWeights,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Self, LoadReport), LoadError> {
         let mut net = Self {
             graph: Arc::new(graph),
             parameters: BTreeMap::new(),
             frozen: BTreeSet::new(),
             device: device.clone(),
         };
-        net.load(state, head)?;
+        let report = net.load(state, head)?;
         let graph = Arc::clone(&net.graph);
         let unfilled: BTreeSet<NodeId> = (0..graph.nodes().len())
             .filter(|&id| net.node_parameters(id).count() < graph.parameters(id).len())
             .collect();
         net.reinitialize(seed, |id| unfilled.contains(&id));
-        Ok(net)
+        Ok((net, report))
     }
 
     /// What every parameter should be, by name.

@@ -1,6 +1,7 @@
 //! Weights by name, from `.safetensors` files and PyTorch checkpoints.
 //!
-//! The content decides the format, not the extension. No code of a pickle is ever run: a
+//! The content decides the format, not the extension; a folder, or the index in it, stands for the
+//! safetensors files that the index names. No code of a pickle is ever run: a
 //! checkpoint that asks for more than tensors and plain containers is refused by name. A file
 //! is trusted in nothing: lengths, offsets and shapes are checked against what it holds before
 //! memory is taken for them.
@@ -11,6 +12,7 @@ mod error;
 mod pickle;
 mod pytorch;
 mod safetensors;
+mod sharded;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -215,14 +217,21 @@ pub struct StateDict {
 }
 
 impl StateDict {
-    /// Opens a file of weights. The file must stay as it is while the weights are in use;
-    /// replacing it by a rename is no harm.
+    /// Opens a file of weights, or several by their index (`model.safetensors.index.json`) or its
+    /// folder. The files must stay as they are while the weights are in use; replacing them by a
+    /// rename is no harm.
     ///
     /// # Errors
     /// If it cannot be read, is of another format, damaged, hostile, or holds no tensors.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, StateDictError> {
         let path = path.as_ref();
         let source = path.display().to_string();
+        if sharded::is_index(path) {
+            return sharded::read(path, source);
+        }
+        if let Some(index) = sharded::index_in(path) {
+            return sharded::read(&index, source);
+        }
         let length = check_is_file(path, &source)?;
         let unreadable =
             |error| StateDictError::Unreadable { file: path.display().to_string(), error };
@@ -230,7 +239,10 @@ impl StateDict {
         let mut start = Vec::new();
         file.by_ref().take(START_BYTES).read_to_end(&mut start).map_err(unreadable)?;
         match detect(&source, &start, length)? {
-            Format::Safetensors => read_safetensors(source, file, length),
+            Format::Safetensors => {
+                let (metadata, entries) = read_safetensors(&source, file, length)?;
+                Self::new(source, metadata, entries, String::new())
+            }
             Format::PyTorch(container) => {
                 let checkpoint = pytorch::read(path, &source, container)?;
                 let wrapping = checkpoint.wrappers.iter().map(|key| format!("{key}.")).collect();
@@ -262,7 +274,7 @@ impl StateDict {
             let begin = base + place.begin as usize;
             Data::Memory(shared.clone(), begin..begin + place.length as usize)
         };
-        Self::from_places(source, metadata, places, data)
+        Self::new(source, metadata, entries(places, data), String::new())
     }
 
     /// Gives the weights another name in messages, such as `the embedded weights`.
@@ -271,18 +283,28 @@ impl StateDict {
         self
     }
 
-    fn from_places(
-        source: String,
-        metadata: Metadata,
-        places: Vec<Place>,
-        data: impl Fn(&Place) -> Data,
-    ) -> Result<Self, StateDictError> {
-        let entry = |place: Place| {
-            let data = data(&place);
-            (place.name, Entry { shape: place.shape, dtype: place.dtype, data })
-        };
-        let entries = places.into_iter().map(entry).collect();
-        Self::new(source, metadata, entries, String::new())
+    /// The same tensors under other names.
+    ///
+    /// # Errors
+    /// If two are called alike then.
+    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Result<Self, StateDictError> {
+        let entries =
+            self.entries.into_iter().map(|(name, entry)| (rename(&name), entry)).collect();
+        Self::new(self.source, self.metadata, entries, self.wrapping)
+    }
+
+    /// The same values in these shapes, where they are as many: a 1x1 convolution's weights are a
+    /// linear layer's.
+    #[must_use]
+    pub fn viewed_as(mut self, shapes: &[(String, Vec<usize>)]) -> Self {
+        for (name, shape) in shapes {
+            let Some(&at) = self.index.get(name) else { continue };
+            let entry = &mut self.entries[at].1;
+            if entry.num_elements() == shape.iter().product::<usize>() {
+                entry.shape.clone_from(shape);
+            }
+        }
+        self
     }
 
     fn new(
@@ -538,19 +560,37 @@ fn text_pickle(mut start: &[u8]) -> Option<String> {
     }
 }
 
+/// The metadata and the tensors of a safetensors file.
 fn read_safetensors(
-    source: String,
+    source: &str,
     mut file: File,
     length: u64,
-) -> Result<StateDict, StateDictError> {
+) -> Result<(Metadata, Vec<(String, Entry)>), StateDictError> {
     let rewound = file.seek(SeekFrom::Start(0));
-    rewound.map_err(|error| StateDictError::Unreadable { file: source.clone(), error })?;
-    let header = read_header(&source, &mut file, length)?;
-    let (metadata, places) = safetensors::parse_header(&source, &header, length)?;
+    rewound.map_err(|error| StateDictError::Unreadable { file: source.to_string(), error })?;
+    let header = read_header(source, &mut file, length)?;
+    let (metadata, places) = safetensors::parse_header(source, &header, length)?;
     let base = LENGTH_BYTES + header.len() as u64;
     let shared = Arc::new(Mutex::new(file));
     let data = |place: &Place| Data::File(shared.clone(), base + place.begin);
-    StateDict::from_places(source, metadata, places, data)
+    Ok((metadata, entries(places, data)))
+}
+
+/// As [`read_safetensors`], of a file that can be no other.
+fn open_safetensors(path: &Path) -> Result<(Metadata, Vec<(String, Entry)>), StateDictError> {
+    let source = path.display().to_string();
+    let length = check_is_file(path, &source)?;
+    let file = File::open(path)
+        .map_err(|error| StateDictError::Unreadable { file: source.clone(), error })?;
+    read_safetensors(&source, file, length)
+}
+
+fn entries(places: Vec<Place>, data: impl Fn(&Place) -> Data) -> Vec<(String, Entry)> {
+    let entry = |place: Place| {
+        let data = data(&place);
+        (place.name, Entry { shape: place.shape, dtype: place.dtype, data })
+    };
+    places.into_iter().map(entry).collect()
 }
 
 /// The JSON header's bytes; its length is checked against the file's before any are taken.

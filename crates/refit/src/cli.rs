@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, edit, embed, evaluate, info, layers, models, predict, run, train};
+use crate::commands::{
+    bench, edit, embed, evaluate, info, layers, models, predict, pull, run, train,
+};
 use crate::machine::Machine;
 
 /// Help in which options take a line each, and what a command does stands before them.
@@ -44,6 +46,7 @@ pub enum Command {
     Layers(layers::Layers),
     Edit(Box<edit::EditCommand>),
     Models(models::Models),
+    Pull(pull::Pull),
     Info(info::Info),
     Bench(bench::Bench),
 }

@@ -7,6 +7,7 @@ mod drawing;
 mod edit_flags;
 mod failure;
 mod features_file;
+mod hub;
 mod interrupt;
 mod machine;
 mod model_arg;

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use refit::net::Graph;
+use refit::learn::has_weights;
 use refit::net::zoo::{self, Architecture};
+use refit::net::{Graph, RecognizeError};
 use refit::{Device, LearnError, Model};
 
 use crate::failure::Failure;
@@ -12,7 +13,8 @@ use crate::failure::Failure;
 /// Which model.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArg {
-    /// Model file, or name of a network: efficientnet_lite0 comes with weights
+    /// Model file, bare checkpoint (.safetensors, .pth) of a network that refit knows, or name of a
+    /// network: efficientnet_lite0 comes with weights
     #[arg(value_name = "MODEL")]
     pub name: String,
 
@@ -34,39 +36,50 @@ pub struct AnyModelArg {
 
 impl ModelArg {
     /// The network of that name, unless it is a file's.
-    fn architecture(&self) -> Result<Option<&'static Architecture>, Failure> {
-        let is_file = Path::new(&self.name).is_file();
+    pub fn architecture(&self) -> Result<Option<&'static Architecture>, Failure> {
+        let path = Path::new(&self.name);
         match zoo::find(&self.name) {
-            Ok(architecture) if !is_file => Ok(Some(architecture)),
-            Err(error) if !is_file && !self.name.contains(['/', '.', '\\']) => Err(error.into()),
+            Ok(architecture) if !path.is_file() => Ok(Some(architecture)),
+            Err(error) if !path.exists() && !self.name.contains(['/', '.', '\\']) => {
+                Err(error.into())
+            }
             _ => Ok(None),
         }
     }
 
-    /// Opens the model.
+    /// Opens the model, for images in colour.
     pub fn open(&self, device: &Device) -> Result<Model, Failure> {
+        Ok(self.open_exact(device)?.for_rgb()?)
+    }
+
+    /// Opens the model, for the channels that its weights were made for.
+    fn open_exact(&self, device: &Device) -> Result<Model, Failure> {
         match (self.architecture()?, &self.weights) {
             (Some(architecture), weights) => {
                 Ok(Model::pretrained(architecture, weights.as_deref(), device)?)
             }
             (None, Some(_)) => Err(self.carries_weights("--weights")),
             (None, None) => {
-                Model::load(Path::new(&self.name), device).map_err(|error| self.not_opened(error))
+                let path = Path::new(&self.name);
+                match Model::load(path, device) {
+                    Err(error) if is_bare_checkpoint(&error) => {
+                        Model::from_checkpoint(path, device).map_err(|error| self.not_named(error))
+                    }
+                    model => Ok(model?),
+                }
             }
         }
     }
 
-    fn not_opened(&self, error: LearnError) -> Failure {
-        match is_bare_checkpoint(&error) {
-            true => Failure::mistake(
-                error.to_string(),
-                format!(
-                    "say which network's weights these are: give its name and `--weights {}`; \
-                     `refit models` lists names",
-                    self.name
-                ),
-            ),
-            false => error.into(),
+    /// Tells how a network's name goes with a checkpoint here.
+    fn not_named(&self, error: LearnError) -> Failure {
+        match &error {
+            LearnError::Recognize(RecognizeError::Ambiguous { candidates, .. }) => {
+                let name = candidates.first().unwrap_or(&"NAME");
+                let hint = format!("say which: give `{name} --weights {}`", self.name);
+                Failure::mistake(error.to_string(), hint)
+            }
+            _ => error.into(),
         }
     }
 
@@ -84,14 +97,14 @@ impl AnyModelArg {
         match (self.random, self.model.architecture()?) {
             (Some(seed), Some(architecture)) => Ok(Model::random(architecture, seed, device)),
             (Some(_), None) => Err(self.model.carries_weights("--random")),
-            (None, _) => self.model.open(device).map_err(|failure| failure.or_random(self)),
+            (None, _) => self.model.open_exact(device).map_err(|failure| failure.or_random(self)),
         }
     }
 
     /// Opens the model; a network that comes without weights gets random ones.
     pub fn open_untrained(&self, device: &Device) -> Result<Model, Failure> {
         match self.model.architecture()? {
-            Some(known) if self.model.weights.is_none() && known.embedded().is_none() => {
+            Some(known) if self.model.weights.is_none() && !has_weights(known) => {
                 Ok(Model::random(known, self.random.unwrap_or(0), device))
             }
             _ => self.open(device),
@@ -115,10 +128,19 @@ impl Failure {
     /// Names `--random` too, to whoever has no weights.
     fn or_random(self, arg: &AnyModelArg) -> Self {
         match (arg.model.architecture(), &arg.model.weights) {
-            (Ok(Some(known)), None) if known.embedded().is_none() => Self::mistake(
-                format!("`{}` comes without weights", known.name),
-                "give a checkpoint with --weights FILE, or --random SEED where any weights do",
-            ),
+            (Ok(Some(known)), None) if !has_weights(known) => {
+                let pull = match known.published() {
+                    Some(_) => format!("fetch them with `refit pull {}`, ", known.name),
+                    None => String::new(),
+                };
+                Self::mistake(
+                    format!("`{}` comes without weights", known.name),
+                    format!(
+                        "{pull}give a checkpoint with --weights FILE, or --random SEED where any \
+                         weights do"
+                    ),
+                )
+            }
             _ => self,
         }
     }

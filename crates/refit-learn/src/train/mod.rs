@@ -121,7 +121,7 @@ pub fn train(
     let device = Device::flex();
     let dataset = open_dataset(settings, watch)?;
     let folder = RunFolder::open(context)?;
-    let start = starting_point(architecture, settings, &device)?;
+    let start = starting_point(architecture, settings, &device, watch)?;
     let run = Run { settings, context, watch, dataset, folder, started };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use refit_data::{Dataset, Preprocess, SourceOptions};
-use refit_net::state_dict::StateDict;
 use refit_net::zoo::Architecture;
-use refit_net::{Edit, HeadWeights, Network, Weights};
+use refit_net::{Classes, HeadWeights, Network, Weights};
 
 use crate::error::LearnError;
-use crate::model::{Model, Provenance, preprocess_for};
+use crate::model::{Provenance, preprocess_for};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
+use crate::weights::{self, Weighted};
 
 pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, LearnError> {
     let options = SourceOptions {
@@ -87,8 +87,9 @@ pub(super) fn starting_point(
     architecture: &Architecture,
     settings: &Settings,
     device: &Device,
+    watch: &dyn Watch,
 ) -> Result<Start, LearnError> {
-    let start = unedited(architecture, settings, device)?;
+    let start = unedited(architecture, settings, device, watch)?;
     let changes = start.network.changes(&settings.edits)?;
     let fresh = changes.into_iter().filter(|c| c.weights == Weights::Fresh);
     let fresh = fresh.filter_map(|c| Some(c.after?.name)).collect();
@@ -100,35 +101,28 @@ fn unedited(
     architecture: &Architecture,
     settings: &Settings,
     device: &Device,
+    watch: &dyn Watch,
 ) -> Result<Start, LearnError> {
+    let Weighted { network, weights, notes } = match (&settings.weights, settings.strategy) {
+        (_, Strategy::Scratch) => scratch(architecture, settings.seed, device),
+        (None, _) => weights::published(architecture, device)?,
+        (Some(path), strategy) => {
+            let head = match strategy {
+                Strategy::AsIs => HeadWeights::Required,
+                _ => HeadWeights::Optional,
+            };
+            let classes = Classes::AsPublished;
+            weights::from_file(architecture, path, classes, head, settings.seed, device)?
+        }
+    };
+    let (network, adapted) = weights::for_rgb(network)?;
+    notes.into_iter().chain(adapted).for_each(|note| watch.event(Event::Note(note)));
     let preprocess = preprocess_for(&architecture.input);
-    let scratch = settings.strategy == Strategy::Scratch;
-    if scratch {
-        let network = architecture.random(settings.seed, device);
-        let source = format!("none: He initialization, seed {}", settings.seed);
-        let weights = Provenance { source, ..Provenance::default() };
-        return Ok(Start { network, preprocess, weights, fresh: vec![] });
-    }
-    let Some(path) = &settings.weights else {
-        let model = Model::pretrained(architecture, None, device)?;
-        return Ok(Start {
-            network: model.network,
-            preprocess,
-            weights: model.card.weights,
-            fresh: vec![],
-        });
-    };
-    let head = match settings.strategy {
-        Strategy::AsIs => HeadWeights::Required,
-        _ => HeadWeights::Optional,
-    };
-    let (graph, state) = (architecture.graph(), StateDict::read(path)?);
-    let network = Network::with_weights(graph, &state, head, settings.seed, device)?;
-    let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(Start {
-        network,
-        preprocess,
-        weights: Provenance { source, ..Provenance::default() },
-        fresh: vec![],
-    })
+    Ok(Start { network, preprocess, weights, fresh: vec![] })
+}
+
+fn scratch(architecture: &Architecture, seed: u64, device: &Device) -> Weighted {
+    let source = format!("none: He initialization, seed {seed}");
+    let weights = Provenance { source, ..Provenance::default() };
+    Weighted { network: architecture.random(seed, device), weights, notes: Vec::new() }
 }

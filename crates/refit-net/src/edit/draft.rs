@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::EditError;
+use super::input::adapt;
 use crate::graph::{Graph, GraphError, GraphRecord, NodeId};
 use crate::layer::{Layer, ParameterSpec};
 use crate::network::{Network, Parameter, initial_values};
@@ -13,6 +14,8 @@ use crate::network::{Network, Parameter, initial_values};
 pub(super) enum Origin {
     /// The network's parameter of this name.
     Kept(String),
+    /// The same, for filters that now take another number of input channels.
+    Adapted(String),
     /// The seed; the name and the layer that the parameter had when it was made.
     Fresh(String, Layer),
 }
@@ -102,6 +105,12 @@ impl Draft {
     pub fn finish(self, net: &Network, seed: u64) -> Network {
         let value = |spec: &ParameterSpec, name: &str| match &self.origins[name] {
             Origin::Kept(old) => net.parameters()[old].clone(),
+            Origin::Adapted(old) => {
+                let old = &net.parameters()[old];
+                let taps = old.shape[2..].iter().product();
+                let values = adapt(&old.to_vec(), old.shape[1], spec.shape[1], taps);
+                Parameter::new(spec, values, net.device())
+            }
             Origin::Fresh(first, layer) => {
                 Parameter::new(spec, initial_values(layer, spec, first, seed), net.device())
             }

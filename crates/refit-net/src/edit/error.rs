@@ -22,6 +22,14 @@ pub enum EditError {
         /// The closest name at which the same change is possible.
         nearest: Option<String>,
     },
+    /// What takes the images is no convolution that could be adapted.
+    #[error("`{layer}`, which takes the images of `{net}`, is no convolution over all channels")]
+    Stem {
+        /// The network.
+        net: String,
+        /// The layer.
+        layer: String,
+    },
     /// A pattern that no layer's name fits.
     #[error("no layer of `{net}` fits `{pattern}`")]
     NoSuchLayers {
@@ -79,6 +87,9 @@ impl Hint for EditError {
             }
             Self::Breaks { nearest: Some(nearest), .. } => {
                 format!("the closest layer where this fits is `{nearest}`")
+            }
+            Self::Stem { .. } => {
+                "give images of as many channels as the network was made for".into()
             }
             Self::NoSuchLayers { net, nearest, .. }
             | Self::NoneOfKind { net, nearest: Some(nearest), .. } => {

@@ -7,6 +7,7 @@ mod changes;
 mod draft;
 mod error;
 mod head;
+mod input;
 mod kinds;
 mod new_layer;
 mod select;
@@ -103,6 +104,12 @@ pub enum Edit {
         /// The first layer or block that is trained.
         layer: String,
     },
+    /// Takes images of another number of channels: the first convolution's weights are summed for
+    /// one channel, for others repeated and scaled by old / new.
+    AdaptInput {
+        /// Channels of the images.
+        channels: usize,
+    },
     /// Changes activations, but for those of gates unless they are named exactly.
     ChangeActivation {
         /// The new one.
@@ -173,6 +180,7 @@ impl Draft {
             }
             Edit::Replace { layer, with } => return self.replace(layer, *with),
             Edit::Rename { layer, to } => return self.rename(layer, to),
+            Edit::AdaptInput { channels } => return self.adapt_input(*channels),
             Edit::ChangeActivation { to, layers } => return self.change_activation(*to, layers),
             Edit::ChangePooling { to, layers } => return self.change_pooling(*to, layers),
             Edit::Reinitialize { layers } => next.reinitialize(select(&self.graph, layers)?),

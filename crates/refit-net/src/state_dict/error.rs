@@ -141,6 +141,46 @@ pub enum StateDictError {
         /// The file.
         file: String,
     },
+    /// An index of several files is not what it should be.
+    #[error("the index `{file}` is not valid: {problem}")]
+    BadIndex {
+        /// The index.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Files that an index names are not there.
+    #[error("`{file}` stands for {of} files, of which {} not there: {}",
+            if missing.len() == 1 { "one is".into() } else { format!("{} are", missing.len()) },
+            few(missing))]
+    MissingShards {
+        /// The index, or its folder.
+        file: String,
+        /// The files' names.
+        missing: Vec<String>,
+        /// How many files there should be.
+        of: usize,
+    },
+    /// Files of the same series that the index does not name.
+    #[error("beside the files that `{file}` names there are more of the series: {}", few(extra))]
+    ExtraShards {
+        /// The index, or its folder.
+        file: String,
+        /// The files' names.
+        extra: Vec<String>,
+    },
+    /// A file holds other tensors than the index says.
+    #[error("`{shard}`, of `{file}`, {problem}: `{tensor}`")]
+    WrongShard {
+        /// The index, or its folder.
+        file: String,
+        /// The file.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+        /// What the file and the index disagree about.
+        problem: &'static str,
+    },
     /// No tensor bears the name asked for.
     #[error("`{file}` has no tensor `{tensor}`")]
     UnknownTensor {
@@ -208,6 +248,20 @@ impl Hint for StateDictError {
             Self::NoTensors { .. } => "give the file that holds the weights themselves; in \
                                        Python: torch.save(model.state_dict(), \"weights.pth\")"
                 .into(),
+            Self::BadIndex { .. } => {
+                "give the model.safetensors.index.json that came with the files, as it was".into()
+            }
+            Self::MissingShards { .. } => {
+                "fetch the missing files too, into the folder of the index".into()
+            }
+            Self::ExtraShards { .. } => {
+                "files of two versions are mixed: fetch the index and its files again, into a \
+                 folder of their own"
+                    .into()
+            }
+            Self::WrongShard { .. } => {
+                "index and files are of two versions: fetch them again, from one source".into()
+            }
             Self::UnknownTensor { nearest: Some(nearest), .. } => format!("try `{nearest}`"),
             Self::UnknownTensor { nearest: None, .. } => return None,
             Self::UnreadableTensor { .. } => again.into(),
@@ -226,6 +280,16 @@ fn unreadable_hint(error: &io::Error) -> Option<String> {
         io::ErrorKind::NotFound => Some("check the path".into()),
         io::ErrorKind::PermissionDenied => Some("make the file readable for your user".into()),
         _ => None,
+    }
+}
+
+/// The first few names.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        n if n > SHOWN => format!("{} and {} more", shown.join(", "), n - SHOWN),
+        _ => shown.join(", "),
     }
 }
 
@@ -324,7 +388,10 @@ impl LooksLike {
                  use the address of the download itself"
             }
             Self::GitLfs => "fetch the file it stands for: git lfs pull",
-            Self::Json => "give the .safetensors file that it belongs to",
+            Self::Json => {
+                "give the .safetensors file that it belongs to; an index of several files is \
+                 called ….safetensors.index.json"
+            }
             Self::Text => "give a .safetensors, .pth or .pt file",
             Self::Hdf5 => {
                 "Keras names and orders its weights differently: give PyTorch weights of the \

@@ -13,11 +13,14 @@ mod mnasnet;
 mod mobilenet;
 mod nasnet;
 mod parts;
+mod published;
 mod regnet;
 mod resnet;
 mod shufflenet;
 mod squeezenet;
 mod vgg;
+
+pub use published::{PUBLISHED_FILE, Published};
 
 use burn::tensor::Device;
 use serde::Serialize;
@@ -122,6 +125,8 @@ pub enum ZooError {
     NoWeights {
         /// The architecture.
         name: &'static str,
+        /// Whether it is known where they are published.
+        published: bool,
     },
     /// The embedded file is damaged.
     #[error(transparent)]
@@ -137,6 +142,10 @@ impl Hint for ZooError {
             Self::Unknown { nearest, .. } => {
                 Some(format!("did you mean `{nearest}`? `refit models` lists all"))
             }
+            Self::NoWeights { name, published: true } => Some(format!(
+                "fetch them with `refit pull {name}`, give a checkpoint with --weights FILE, or \
+                 use efficientnet_lite0, whose weights are embedded"
+            )),
             Self::NoWeights { .. } => Some(
                 "give a checkpoint with --weights FILE, or use efficientnet_lite0, whose weights \
                  are embedded"
@@ -214,7 +223,8 @@ impl Architecture {
     /// If none come with refit.
     pub fn pretrained(&self, device: &Device) -> Result<Network, ZooError> {
         if self.embedded().is_none() {
-            return Err(ZooError::NoWeights { name: self.name });
+            let published = self.published().is_some();
+            return Err(ZooError::NoWeights { name: self.name, published });
         }
         let state = StateDict::from_bytes(LITE0)?;
         Ok(Network::with_weights(self.graph(), &state, HeadWeights::Required, 0, device)?)
@@ -241,7 +251,10 @@ mod tests {
         assert!(error.hint().unwrap().contains("`resnet18`"));
         let error = find("resnet50").unwrap().pretrained(&Default::default()).unwrap_err();
         assert_eq!(error.to_string(), "`resnet50` comes without weights");
-        assert!(error.hint().unwrap().contains("--weights"));
+        assert!(error.hint().unwrap().contains("`refit pull resnet50`"));
+        let error = find("lenet5").unwrap().pretrained(&Default::default()).unwrap_err();
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("--weights") && !hint.contains("pull"), "{hint}");
     }
 
     #[test]

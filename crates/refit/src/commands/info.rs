@@ -8,8 +8,8 @@ use clap::Args;
 use refit::Model;
 use refit::data::{Interpolation, Preprocess, Resize};
 use refit::learn::Card;
-use refit::net::Precision;
 use refit::net::state_dict::StateDict;
+use refit::net::{Precision, RecognizeError, Recognized, recognize};
 use serde::Serialize;
 
 use crate::cli::TEMPLATE;
@@ -25,7 +25,8 @@ use crate::output::{Side, count, short, table};
     help_template = TEMPLATE,
     before_help = "\
 Of a model: its classes, preprocessing, how it was trained and how well it does, and where its \
-starting weights come from. Of a bare checkpoint (.safetensors, .pth): its tensors.",
+starting weights come from. Of a bare checkpoint (.safetensors, .pth): its tensors, and the \
+network that they belong to, by their names and shapes.",
     after_help = "Examples:
   refit info model.safetensors
   refit info efficientnet_lite0
@@ -56,6 +57,9 @@ struct CheckpointInfo {
     tensors: usize,
     values: u64,
     dtypes: BTreeMap<String, usize>,
+    /// The networks whose weights these can be.
+    networks: Vec<&'static str>,
+    classes: Option<usize>,
     shapes: Vec<(String, Vec<usize>)>,
     metadata: BTreeMap<String, String>,
 }
@@ -64,7 +68,7 @@ impl Info {
     /// Says it.
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
         let path = Path::new(&self.model.name);
-        if path.is_file() && self.model.weights.is_none() {
+        if self.model.weights.is_none() && self.model.architecture()?.is_none() {
             return match Model::load(path, &machine.device()) {
                 Ok(model) => self.tell_model(&model),
                 Err(error) if is_bare_checkpoint(&error) => self.tell_checkpoint(path),
@@ -91,10 +95,12 @@ impl Info {
     }
 
     fn tell_checkpoint(&self, path: &Path) -> Result<(), Failure> {
-        let info = CheckpointInfo::of(path, &StateDict::read(path)?);
+        let state = StateDict::read(path)?;
+        let recognized = recognize(&state);
+        let info = CheckpointInfo::of(path, &state, recognized.as_ref().ok());
         let text = match self.json {
             true => serde_json::to_string(&info).expect("names and numbers serialize") + "\n",
-            false => table(&[Side::Left, Side::Left], &info.rows()),
+            false => table(&[Side::Left, Side::Left], &info.rows(&recognized)),
         };
         Ok(write!(io::stdout(), "{text}")?)
     }
@@ -176,7 +182,7 @@ fn channels(values: [f32; 3]) -> String {
 }
 
 impl CheckpointInfo {
-    fn of(path: &Path, state: &StateDict) -> Self {
+    fn of(path: &Path, state: &StateDict, recognized: Option<&Recognized>) -> Self {
         let mut dtypes = BTreeMap::new();
         state.iter().for_each(|(_, e)| *dtypes.entry(e.dtype().to_string()).or_default() += 1);
         Self {
@@ -184,12 +190,14 @@ impl CheckpointInfo {
             tensors: state.len(),
             values: state.iter().map(|(_, e)| e.num_elements() as u64).sum(),
             dtypes,
+            networks: recognized.iter().flat_map(|r| &r.candidates).map(|a| a.name).collect(),
+            classes: recognized.and_then(|r| r.classes),
             shapes: state.iter().map(|(n, e)| (n.to_owned(), e.shape().to_vec())).collect(),
             metadata: state.metadata().clone(),
         }
     }
 
-    fn rows(&self) -> Vec<Vec<String>> {
+    fn rows(&self, recognized: &Result<Recognized, RecognizeError>) -> Vec<Vec<String>> {
         const SHOWN: usize = 8;
         let dtypes: Vec<String> =
             self.dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
@@ -201,6 +209,7 @@ impl CheckpointInfo {
             ),
             row("types", dtypes.join(", ")),
         ];
+        rows.extend(self.network(recognized));
         for (i, (name, shape)) in self.shapes.iter().take(SHOWN).enumerate() {
             rows.push(row(if i == 0 { "tensors" } else { "" }, format!("{name} {shape:?}")));
         }
@@ -212,7 +221,40 @@ impl CheckpointInfo {
             let value = format!("{key}: {}", cut(value));
             rows.push(row(if i == 0 { "metadata" } else { "" }, value));
         }
-        rows.push(row("use it", "refit train DATA --backbone NAME --weights FILE"));
+        rows.extend(self.use_it(recognized));
         rows
+    }
+
+    fn network(&self, recognized: &Result<Recognized, RecognizeError>) -> Vec<Vec<String>> {
+        let found = match recognized {
+            Ok(found) => found,
+            Err(RecognizeError::Unknown { nearest, .. }) => {
+                let mut rows = vec![row("network", "none that refit knows")];
+                rows.extend(
+                    nearest
+                        .as_ref()
+                        .map(|(name, report)| row("nearest", format!("{name}: {report}"))),
+                );
+                return rows;
+            }
+            Err(error) => return vec![row("network", error.to_string())],
+        };
+        let mut rows = vec![row("network", self.networks.join(" or "))];
+        if self.networks.len() > 1 {
+            rows.push(row("", format!("weights do not show which: {}", found.difference())));
+        }
+        let classes = found.classes.map_or("no head".into(), |n| n.to_string());
+        rows.push(row("classes", classes));
+        rows
+    }
+
+    /// The command that starts from these weights, if there is one.
+    fn use_it(&self, recognized: &Result<Recognized, RecognizeError>) -> Option<Vec<String>> {
+        let backbone = match recognized.as_ref().ok()?.only() {
+            Ok(_) => String::new(),
+            Err(_) => format!("--backbone {} ", self.networks[0]),
+        };
+        let file = self.path.display();
+        Some(row("use it", format!("refit train DATA {backbone}--weights {file}")))
     }
 }

@@ -8,6 +8,7 @@ pub mod info;
 pub mod layers;
 pub mod models;
 pub mod predict;
+pub mod pull;
 pub mod run;
 pub mod train;
 
@@ -26,6 +27,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Layers(layers) => layers.run(machine),
         Command::Edit(edit) => edit.run(machine),
         Command::Models(models) => models.run(),
+        Command::Pull(pull) => pull.run(),
         Command::Info(info) => info.run(machine),
         Command::Bench(bench) => bench.run(machine),
     }

@@ -19,8 +19,9 @@ use crate::output::{Side, short, table};
   refit models
   refit models --json
 
-Multiply-adds are those of one image at the network's own size. A network whose weights are not \
-embedded takes a checkpoint with --weights FILE; its names are those of the last column."
+Multiply-adds are those of one image at the network's own size. Weights that are not embedded \
+are fetched with `refit pull NAME` where the table says so, or given with --weights FILE under the \
+names of the column `names as in`."
 )]
 pub struct Models {
     /// Print as JSON
@@ -37,6 +38,8 @@ struct Row {
     channels: usize,
     input: InputSpec,
     weights: Option<EmbeddedWeights>,
+    /// Where `refit pull` finds weights.
+    published: Option<&'static str>,
     names_as: &'static str,
     /// Of the published checkpoints.
     licence: &'static str,
@@ -72,9 +75,18 @@ fn row(architecture: &Architecture) -> Row {
         channels: graph.input_shape().channels(),
         input: architecture.input,
         weights: architecture.embedded(),
+        published: architecture.published().map(|published| published.repository),
         names_as: architecture.names_as,
         licence: architecture.licence,
         paper: architecture.paper,
+    }
+}
+
+fn where_weights_are(row: &Row) -> &'static str {
+    match (&row.weights, row.published) {
+        (Some(_), _) => "embedded",
+        (None, Some(_)) => "pull",
+        (None, None) => "--weights",
     }
 }
 
@@ -87,7 +99,7 @@ fn in_words(rows: &[Row]) -> String {
             short(row.parameters),
             short(row.multiply_adds),
             row.input.size.to_string(),
-            if row.weights.is_some() { "embedded" } else { "--weights" }.to_owned(),
+            where_weights_are(row).to_owned(),
             row.names_as.to_owned(),
             row.paper.to_owned(),
         ]

@@ -7,8 +7,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use refit::data::Augment;
 use refit::learn::metrics::Metrics;
-use refit::learn::{ClassBalance, Norms, OptimizerKind, read_settings};
-use refit::net::{Precision, zoo};
+use refit::learn::{ClassBalance, Norms, OptimizerKind, architecture_of, read_settings};
+use refit::net::Precision;
+use refit::net::zoo::{self, Architecture};
 use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
@@ -36,7 +37,7 @@ checkpoints.",
   refit train photos/ --strategy fine-tune --epochs 5 --time-budget 30m
   refit train photos/ --val more-photos/ --views 4 --out runs/first
   refit train photos/ --strategy partial --unfreeze-from blocks.5
-  refit train photos/ --backbone resnet18 --weights resnet18.pth
+  refit train photos/ --weights resnet18.pth
   refit train photos/ --recipe edits.toml --strategy fine-tune
   refit train photos/ --precision bf16
   refit train --resume runs/first
@@ -90,11 +91,13 @@ struct TrainOptions {
     #[arg(long, value_name = "F")]
     val_fraction: Option<f64>,
 
-    /// Network to start from; `refit models` lists them
-    #[arg(long, value_name = "NAME", default_value = "efficientnet_lite0")]
-    backbone: String,
+    /// Network to start from; `refit models` lists them [default: the one whose weights are given,
+    /// else efficientnet_lite0]
+    #[arg(long, value_name = "NAME")]
+    backbone: Option<String>,
 
-    /// Its weights: .safetensors or PyTorch's .pth [default: the embedded ones]
+    /// Its weights: .safetensors (or the index of several), or PyTorch's .pth [default: the
+    /// embedded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
 
@@ -220,7 +223,8 @@ enum NormsChoice {
 
 impl TrainOptions {
     fn settings(self, data: &Path) -> Result<Settings, Failure> {
-        let edits = self.check()?;
+        let architecture = self.architecture()?;
+        let edits = self.check(architecture)?;
         // A run may be resumed from elsewhere.
         let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let mut settings = Settings {
@@ -229,7 +233,7 @@ impl TrainOptions {
             weights: self.weights.map(whole),
             edits,
             unfreeze_from: self.unfreeze_from,
-            backbone: zoo::find(&self.backbone)?.name.to_owned(),
+            backbone: architecture.name.to_owned(),
             precision: self.precision,
             head: self.head,
             views: self.views.unwrap_or(2),
@@ -277,8 +281,17 @@ impl TrainOptions {
         Ok(settings)
     }
 
+    /// The network to start from, by its name or its weights.
+    fn architecture(&self) -> Result<&'static Architecture, Failure> {
+        Ok(match (&self.backbone, &self.weights) {
+            (Some(name), _) => zoo::find(name)?,
+            (None, Some(weights)) => architecture_of(weights)?,
+            (None, None) => zoo::find("efficientnet_lite0")?,
+        })
+    }
+
     /// Refuses what would do nothing, and edits that do not fit.
-    fn check(&self) -> Result<Vec<Edit>, Failure> {
+    fn check(&self, architecture: &Architecture) -> Result<Vec<Edit>, Failure> {
         let idle = |flag: &str, with: &str| {
             Err(Failure::mistake(
                 format!("{flag} does nothing with --strategy {}", self.strategy),
@@ -291,10 +304,10 @@ impl TrainOptions {
         if self.recipe.is_some() && self.strategy == Strategy::AsIs {
             return idle("--recipe", "features");
         }
-        let graph = zoo::find(&self.backbone)?.graph();
+        let graph = architecture.graph();
         let steps = self.recipe.as_deref().map_or(Ok(Vec::new()), recipe::read)?;
         let edits = recipe::check(&steps, &graph)?;
-        let named = || format!("`refit layers {}` lists all", self.backbone);
+        let named = || format!("`refit layers {}` lists all", architecture.name);
         match (self.strategy, &self.unfreeze_from) {
             (Strategy::Partial, Some(layer)) => {
                 graph.edit(&edits)?.find_first(layer)?;

@@ -11,6 +11,7 @@ mod images;
 mod model_files;
 mod precision;
 mod predict;
+mod pull;
 mod resume;
 mod scene;
 mod surgery;

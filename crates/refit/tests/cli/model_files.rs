@@ -62,6 +62,79 @@ fn a_bare_checkpoint_is_listed() {
 }
 
 #[test]
+fn a_bare_checkpoint_says_whose_weights_it_holds() {
+    let scene = Scene::new();
+    scene.write("five.safetensors", squeezenet(5));
+    assert_snapshot!("info-recognized", scene.run("info five.safetensors").exits(0).stdout);
+    let json = scene.run("info five.safetensors --json").exits(0).json();
+    assert_eq!((&json["networks"][0], &json["classes"]), (&"squeezenet1_1".into(), &5.into()));
+    // The name of the network is not needed, wherever one can be given.
+    let layers = scene.run("layers five.safetensors --json").exits(0).json();
+    assert_eq!(
+        layers["layers"].as_array().unwrap().last().unwrap()["shape"],
+        serde_json::json!([5])
+    );
+}
+
+#[test]
+fn weights_in_several_files_are_one_checkpoint() {
+    let scene = Scene::new();
+    scene.write("parts/model-00001-of-00001.safetensors", squeezenet(1000));
+    let names = tensors(1000).into_iter().map(|(name, _)| name);
+    let map: serde_json::Map<_, _> =
+        names.map(|name| (name, "model-00001-of-00001.safetensors".into())).collect();
+    let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    scene.write("parts/model.safetensors.index.json", index);
+    for path in ["parts", "parts/model.safetensors.index.json"] {
+        let json = scene.run(&format!("info {path} --json")).exits(0).json();
+        assert_eq!(json["networks"], serde_json::json!(["squeezenet1_1"]));
+    }
+}
+
+/// SqueezeNet 1.1 for so many classes, all zeros.
+fn squeezenet(classes: usize) -> Vec<u8> {
+    let mut end = 0;
+    let entries = tensors(classes).into_iter().map(|(name, shape)| {
+        let begin = end;
+        end += 4 * shape.iter().product::<usize>();
+        let entry =
+            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]});
+        (name, entry)
+    });
+    let header = serde_json::Value::Object(entries.collect()).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(vec![0; end]);
+    bytes
+}
+
+fn tensors(classes: usize) -> Vec<(String, Vec<usize>)> {
+    let fires = [
+        (3, 16, 64),
+        (4, 16, 128),
+        (6, 32, 128),
+        (7, 32, 256),
+        (9, 48, 256),
+        (10, 48, 384),
+        (11, 64, 384),
+        (12, 64, 512),
+    ];
+    let mut convolutions = vec![("features.0".to_owned(), [64, 3, 3, 3])];
+    for (at, squeeze, input) in fires {
+        let input = if at == 3 { 64 } else { input };
+        let expand = 4 * squeeze;
+        convolutions.push((format!("features.{at}.squeeze"), [squeeze, input, 1, 1]));
+        convolutions.push((format!("features.{at}.expand1x1"), [expand, squeeze, 1, 1]));
+        convolutions.push((format!("features.{at}.expand3x3"), [expand, squeeze, 3, 3]));
+    }
+    convolutions.push(("classifier.1".into(), [classes, 512, 1, 1]));
+    let both = |(name, shape): (String, [usize; 4])| {
+        [(format!("{name}.weight"), shape.to_vec()), (format!("{name}.bias"), vec![shape[0]])]
+    };
+    convolutions.into_iter().flat_map(both).collect()
+}
+
+#[test]
 fn features_are_written_in_three_formats() {
     let scene = trained();
     let out = Scene::new();

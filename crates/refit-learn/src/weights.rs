@@ -1,0 +1,107 @@
+//! A network of the zoo with weights, and where those are from.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use refit_net::state_dict::StateDict;
+use refit_net::zoo::{self, Architecture};
+use refit_net::{Classes, Edit, HeadWeights, Network, recognize};
+
+use crate::error::LearnError;
+use crate::model::Provenance;
+use crate::pulled::{self, PulledFolder};
+
+/// Images come as red, green and blue.
+const RGB: usize = 3;
+
+/// A network with weights, and where those are from.
+pub(crate) struct Weighted {
+    pub network: Network,
+    pub weights: Provenance,
+    /// What a user should know of how they were made to fit.
+    pub notes: Vec<String>,
+}
+
+/// A network with the weights of a file; what the file's head shows decides the number of classes
+/// where `classes` says so.
+pub(crate) fn from_file(
+    architecture: &Architecture,
+    path: &Path,
+    classes: Classes,
+    head: HeadWeights,
+    seed: u64,
+    device: &Device,
+) -> Result<Weighted, LearnError> {
+    let state = StateDict::read(path)?;
+    let graph = architecture.graph_for(&state, classes)?;
+    let (network, report) = Network::with_weights_reported(graph, &state, head, seed, device)?;
+    let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let weights = Provenance { source, ..Provenance::default() };
+    Ok(Weighted { network, weights, notes: report.notes() })
+}
+
+/// A network with the weights that come with refit, or that were pulled.
+pub(crate) fn published(
+    architecture: &Architecture,
+    device: &Device,
+) -> Result<Weighted, LearnError> {
+    if let (None, Some(folder)) = (architecture.embedded(), pulled(architecture)) {
+        return from_pulled(architecture, &folder, device);
+    }
+    let network = architecture.pretrained(device)?;
+    let said = architecture.embedded().unwrap_or(zoo::LITE0_WEIGHTS);
+    let weights = Provenance {
+        source: said.source.into(),
+        licence: Some(said.licence.into()),
+        trained_on: Some(said.trained_on.into()),
+        sha256: None,
+    };
+    Ok(Weighted { network, weights, notes: Vec::new() })
+}
+
+/// The folder of an architecture's pulled weights, if they are there.
+fn pulled(architecture: &Architecture) -> Option<PulledFolder> {
+    PulledFolder::of(architecture).filter(|folder| folder.weights().is_file())
+}
+
+/// Whether an architecture's own weights are at hand.
+pub fn has_weights(architecture: &Architecture) -> bool {
+    architecture.embedded().is_some() || pulled(architecture).is_some()
+}
+
+fn from_pulled(
+    architecture: &Architecture,
+    folder: &PulledFolder,
+    device: &Device,
+) -> Result<Weighted, LearnError> {
+    let path = folder.weights();
+    let state = match architecture.published() {
+        Some(published) => published.read(&path)?,
+        None => StateDict::read(&path)?,
+    };
+    let (required, graph) = (HeadWeights::Required, architecture.graph());
+    let (network, report) = Network::with_weights_reported(graph, &state, required, 0, device)?;
+    Ok(Weighted { network, weights: pulled::provenance(folder), notes: report.notes() })
+}
+
+/// The architecture whose weights a file holds.
+///
+/// # Errors
+/// If the file cannot be read, or its names and shapes fit no architecture, or several.
+pub fn architecture_of(path: &Path) -> Result<&'static Architecture, LearnError> {
+    Ok(recognize(&StateDict::read(path)?)?.only()?)
+}
+
+/// The network for images in colour, and what was done to make it one, if anything.
+pub(crate) fn for_rgb(network: Network) -> Result<(Network, Option<String>), LearnError> {
+    let channels = network.graph().input_shape().channels();
+    if channels == RGB {
+        return Ok((network, None));
+    }
+    let network = network.edit(&[Edit::AdaptInput { channels: RGB }], 0)?;
+    let note = format!(
+        "images are in colour: the first convolution, made for {channels}, takes {RGB} channels, \
+         its weights repeated and scaled by {channels}/{RGB}"
+    );
+    Ok((network, Some(note)))
+}
