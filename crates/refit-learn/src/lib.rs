@@ -29,4 +29,4 @@ pub use pulled::{PulledFolder, PulledFrom};
 pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
 pub use train::{Outcome, Report, RunContext, Seconds, read_settings, train};
 pub use watch::{Event, Watch};
-pub use weights::{architecture_of, has_weights};
+pub use weights::{architecture_of, has_weights, network_of};

@@ -5,11 +5,12 @@ use std::path::Path;
 use burn::tensor::Device;
 use refit_net::state_dict::StateDict;
 use refit_net::zoo::{self, Architecture};
-use refit_net::{Classes, Edit, HeadWeights, Network, recognize};
+use refit_net::{Classes, Edit, Graph, HeadWeights, Network, model_file, recognize};
 
 use crate::error::LearnError;
-use crate::model::Provenance;
+use crate::model::{Model, Provenance};
 use crate::pulled::{self, PulledFolder};
+use crate::settings::{Settings, Strategy};
 
 /// Images come as red, green and blue.
 const RGB: usize = 3;
@@ -90,6 +91,35 @@ fn from_pulled(
 /// If the file cannot be read, or its names and shapes fit no architecture, or several.
 pub fn architecture_of(path: &Path) -> Result<&'static Architecture, LearnError> {
     Ok(recognize(&StateDict::read(path)?)?.only()?)
+}
+
+/// The model that a run starts from, if its weights are a model file of the network that it names.
+pub(crate) fn saved_model(
+    settings: &Settings,
+    device: &Device,
+) -> Result<Option<Model>, LearnError> {
+    let Some(path) = settings.weights.as_deref().filter(|_| settings.strategy != Strategy::Scratch)
+    else {
+        return Ok(None);
+    };
+    let model = is_model(path)?.then(|| Model::load(path, device)).transpose()?;
+    Ok(model.filter(|m| m.network.graph().name() == settings.backbone))
+}
+
+fn is_model(path: &Path) -> Result<bool, LearnError> {
+    Ok(StateDict::read(path)?.metadata().contains_key(model_file::KEY))
+}
+
+/// The name and layers of the network whose weights a file holds: a model's own, or a zoo's.
+///
+/// # Errors
+/// If the file cannot be read, or is no model and its names and shapes fit no architecture of the
+/// zoo, or several.
+pub fn network_of(path: &Path) -> Result<Graph, LearnError> {
+    if is_model(path)? {
+        return Ok(Model::load(path, &Device::flex())?.network.graph().clone());
+    }
+    Ok(architecture_of(path)?.graph())
 }
 
 /// The network for images in colour, and what was done to make it one, if anything.

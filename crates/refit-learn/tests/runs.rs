@@ -10,10 +10,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_learn::{
-    Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions, Settings, Strategy, Watch,
-    train,
+    Card, Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions, Settings, Strategy,
+    Watch, train,
 };
-use refit_net::{Edit, HeadKind, Precision};
+use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
 use support::has_bf16;
 
@@ -81,6 +81,36 @@ impl Log {
         self.events.lock().unwrap().iter().any(|event| {
             matches!(event, Event::Note(text) | Event::Warning(text) if text.contains(part))
         })
+    }
+}
+
+/// A model of a network that is not in the zoo is a start like any other.
+#[test]
+fn a_run_starts_from_a_model_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6, 6]);
+    let (mut g, x) = Builder::new("tiny", Shape::map(3, 32, 32));
+    let y = g.conv("conv", x, Conv::k3(8).stride(2));
+    let y = g.batch_norm("norm", y, BatchNorm::default());
+    let y = g.relu("relu", y);
+    let y = g.global_avg_pool("pool", y);
+    let y = g.linear("fc", y, 3);
+    let tiny = Network::initialize(g.finish(y, "fc").unwrap(), 1, &Default::default());
+    let file = dir.path().join("tiny.safetensors");
+    let lite = zoo::find("efficientnet_lite0").unwrap();
+    let card = Model::random(lite, 0, &Default::default()).card;
+    let frozen = tiny.edit(&[Edit::FreezeBody], 0).unwrap();
+    let classes = ["a", "b", "c"].map(String::from).to_vec();
+    Model { network: frozen, card: Card { classes, ..card } }.save(&file).unwrap();
+    for strategy in [Strategy::Features, Strategy::FineTune] {
+        let start = Settings { weights: Some(file.clone()), ..small(&data, strategy) };
+        let outcome = train(&Settings { backbone: "tiny".into(), ..start }, &context(None), &());
+        let network = outcome.unwrap().model.network;
+        assert_eq!(network.graph().name(), "tiny");
+        let conv = network.parameters()["conv.weight"].to_vec();
+        let stays = conv == tiny.parameters()["conv.weight"].to_vec();
+        assert_eq!(stays, strategy == Strategy::Features, "{strategy}");
     }
 }
 

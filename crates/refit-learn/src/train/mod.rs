@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use refit_data::{Dataset, Preprocess, Sample, Skipped, Strictness, cache};
-use refit_net::{Edit, Network, Precision, zoo};
+use refit_net::{Edit, Network, Precision};
 use serde::{Deserialize, Serialize};
 
 pub use folder::read_settings;
@@ -117,11 +117,10 @@ pub fn train(
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
     let started = Instant::now();
-    let architecture = zoo::find(&settings.backbone)?;
     let device = Device::flex();
     let dataset = open_dataset(settings, watch)?;
     let folder = RunFolder::open(context)?;
-    let start = starting_point(architecture, settings, &device, watch)?;
+    let start = starting_point(settings, &device, watch)?;
     let run = Run { settings, context, watch, dataset, folder, started };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use refit_data::{Dataset, Preprocess, SourceOptions};
-use refit_net::zoo::Architecture;
-use refit_net::{Classes, HeadWeights, Network, Weights};
+use refit_net::zoo::{self, Architecture};
+use refit_net::{Classes, Edit, HeadWeights, Network, Weights};
 
 use crate::error::LearnError;
-use crate::model::{Provenance, preprocess_for};
+use crate::model::{Model, Provenance, preprocess_for};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use crate::weights::{self, Weighted};
@@ -84,17 +84,26 @@ impl Start {
 
 /// The network that a run starts from, edited.
 pub(super) fn starting_point(
-    architecture: &Architecture,
     settings: &Settings,
     device: &Device,
     watch: &dyn Watch,
 ) -> Result<Start, LearnError> {
-    let start = unedited(architecture, settings, device, watch)?;
+    let start = match weights::saved_model(settings, device)? {
+        Some(model) => from_model(model)?,
+        None => unedited(zoo::find(&settings.backbone)?, settings, device, watch)?,
+    };
     let changes = start.network.changes(&settings.edits)?;
     let fresh = changes.into_iter().filter(|c| c.weights == Weights::Fresh);
     let fresh = fresh.filter_map(|c| Some(c.after?.name)).collect();
     let network = start.network.edit(&settings.edits, settings.seed)?;
     Ok(Start { network, fresh, ..start })
+}
+
+/// A model as it was saved, nothing of it frozen.
+fn from_model(model: Model) -> Result<Start, LearnError> {
+    let Model { network, card } = model;
+    let network = network.edit(&[Edit::Unfreeze { layers: "*".into() }], 0)?;
+    Ok(Start { network, preprocess: card.preprocess, weights: card.weights, fresh: vec![] })
 }
 
 fn unedited(

@@ -160,6 +160,7 @@ impl Hint for ZooError {
 /// All architectures.
 pub fn all() -> impl Iterator<Item = &'static Architecture> {
     const FAMILIES: &[&[Architecture]] = &[
+        efficientnet_lite::ARCHITECTURES,
         lenet::ARCHITECTURES,
         alexnet::ARCHITECTURES,
         vgg::ARCHITECTURES,
@@ -173,7 +174,6 @@ pub fn all() -> impl Iterator<Item = &'static Architecture> {
         mobilenet::ARCHITECTURES,
         shufflenet::ARCHITECTURES,
         mnasnet::ARCHITECTURES,
-        efficientnet_lite::ARCHITECTURES,
         efficientnet::ARCHITECTURES,
         regnet::ARCHITECTURES,
         convnext::ARCHITECTURES,

@@ -7,9 +7,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use refit::data::Augment;
 use refit::learn::metrics::Metrics;
-use refit::learn::{ClassBalance, Norms, OptimizerKind, architecture_of, read_settings};
-use refit::net::Precision;
-use refit::net::zoo::{self, Architecture};
+use refit::learn::{ClassBalance, Norms, OptimizerKind, network_of, read_settings};
+use refit::net::{Graph, Precision, zoo};
 use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
@@ -223,8 +222,8 @@ enum NormsChoice {
 
 impl TrainOptions {
     fn settings(self, data: &Path) -> Result<Settings, Failure> {
-        let architecture = self.architecture()?;
-        let edits = self.check(architecture)?;
+        let network = self.network()?;
+        let edits = self.check(&network)?;
         // A run may be resumed from elsewhere.
         let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let mut settings = Settings {
@@ -233,7 +232,7 @@ impl TrainOptions {
             weights: self.weights.map(whole),
             edits,
             unfreeze_from: self.unfreeze_from,
-            backbone: architecture.name.to_owned(),
+            backbone: network.name().to_owned(),
             precision: self.precision,
             head: self.head,
             views: self.views.unwrap_or(2),
@@ -282,16 +281,16 @@ impl TrainOptions {
     }
 
     /// The network to start from, by its name or its weights.
-    fn architecture(&self) -> Result<&'static Architecture, Failure> {
+    fn network(&self) -> Result<Graph, Failure> {
         Ok(match (&self.backbone, &self.weights) {
-            (Some(name), _) => zoo::find(name)?,
-            (None, Some(weights)) => architecture_of(weights)?,
-            (None, None) => zoo::find("efficientnet_lite0")?,
+            (Some(name), _) => zoo::find(name)?.graph(),
+            (None, Some(weights)) => network_of(weights)?,
+            (None, None) => zoo::find("efficientnet_lite0")?.graph(),
         })
     }
 
     /// Refuses what would do nothing, and edits that do not fit.
-    fn check(&self, architecture: &Architecture) -> Result<Vec<Edit>, Failure> {
+    fn check(&self, graph: &Graph) -> Result<Vec<Edit>, Failure> {
         let idle = |flag: &str, with: &str| {
             Err(Failure::mistake(
                 format!("{flag} does nothing with --strategy {}", self.strategy),
@@ -304,10 +303,9 @@ impl TrainOptions {
         if self.recipe.is_some() && self.strategy == Strategy::AsIs {
             return idle("--recipe", "features");
         }
-        let graph = architecture.graph();
         let steps = self.recipe.as_deref().map_or(Ok(Vec::new()), recipe::read)?;
-        let edits = recipe::check(&steps, &graph)?;
-        let named = || format!("`refit layers {}` lists all", architecture.name);
+        let edits = recipe::check(&steps, graph)?;
+        let named = || format!("`refit layers {}` lists all", graph.name());
         match (self.strategy, &self.unfreeze_from) {
             (Strategy::Partial, Some(layer)) => {
                 graph.edit(&edits)?.find_first(layer)?;
