@@ -102,8 +102,9 @@ pub(crate) fn saved_model(
     else {
         return Ok(None);
     };
-    let model = is_model(path)?.then(|| Model::load(path, device)).transpose()?;
-    Ok(model.filter(|m| m.network.graph().name() == settings.backbone))
+    let named =
+        is_model(path)? && model_file::load(path, device)?.0.graph().name() == settings.backbone;
+    named.then(|| Model::load(path, device)).transpose()
 }
 
 fn is_model(path: &Path) -> Result<bool, LearnError> {

@@ -56,10 +56,10 @@ pub(super) fn adapt(filters: &[f32], before: usize, after: usize, taps: usize) -
 mod tests {
     use super::*;
     use crate::edit::Edit;
-    use crate::network::Network;
     use crate::error::Hint;
     use crate::graph::Builder;
     use crate::layer::{BatchNorm, Conv};
+    use crate::network::Network;
     use crate::shape::Shape;
     use crate::zoo;
 
