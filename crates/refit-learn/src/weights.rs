@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use refit_net::model_file::ModelFileError;
 use refit_net::state_dict::StateDict;
 use refit_net::zoo::{self, Architecture};
 use refit_net::{Classes, Edit, Graph, HeadWeights, Network, model_file, recognize};
@@ -102,9 +103,18 @@ pub(crate) fn saved_model(
     else {
         return Ok(None);
     };
-    let named =
-        is_model(path)? && model_file::load(path, device)?.0.graph().name() == settings.backbone;
-    named.then(|| Model::load(path, device)).transpose()
+    if !is_model(path)? || model_file::load(path, device)?.0.graph().name() != settings.backbone {
+        return Ok(None);
+    }
+    match Model::load(path, device) {
+        // A network that was saved without a card: weights like any others.
+        Err(LearnError::ModelFile(ModelFileError::Damaged { .. }))
+            if zoo::find(&settings.backbone).is_ok() =>
+        {
+            Ok(None)
+        }
+        model => model.map(Some),
+    }
 }
 
 fn is_model(path: &Path) -> Result<bool, LearnError> {
