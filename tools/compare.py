@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-NETWORKS = ["efficientnet_lite0", "resnet18", "resnet50"]
+NETWORKS = ["efficientnet_lite0", "resnet18", "resnet50", "vgg16"]
 SIZE = 224
 REFIT = os.path.join("target", "release", "refit")
 
