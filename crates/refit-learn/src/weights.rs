@@ -95,15 +95,14 @@ pub fn architecture_of(path: &Path) -> Result<&'static Architecture, LearnError>
 }
 
 /// The model that a run starts from, if its weights are a model file of the network that it names.
+/// `as-is` is about the classes of published weights, and `scratch` has none.
 pub(crate) fn saved_model(
     settings: &Settings,
     device: &Device,
 ) -> Result<Option<Model>, LearnError> {
-    let Some(path) = settings.weights.as_deref().filter(|_| settings.strategy != Strategy::Scratch)
-    else {
-        return Ok(None);
-    };
-    if !is_model(path)? || model_file::load(path, device)?.0.graph().name() != settings.backbone {
+    let learns = !matches!(settings.strategy, Strategy::AsIs | Strategy::Scratch);
+    let Some(path) = settings.weights.as_deref().filter(|_| learns) else { return Ok(None) };
+    if saved_graph(path)?.is_none_or(|graph| graph.name() != settings.backbone) {
         return Ok(None);
     }
     match Model::load(path, device) {
@@ -117,20 +116,24 @@ pub(crate) fn saved_model(
     }
 }
 
-fn is_model(path: &Path) -> Result<bool, LearnError> {
-    Ok(StateDict::read(path)?.metadata().contains_key(model_file::KEY))
+/// The layers that a file holds, if it is a model file.
+fn saved_graph(path: &Path) -> Result<Option<Graph>, LearnError> {
+    match model_file::read_graph(path) {
+        Err(ModelFileError::NotAModel { .. }) => Ok(None),
+        graph => Ok(Some(graph?)),
+    }
 }
 
-/// The name and layers of the network whose weights a file holds: a model's own, or a zoo's.
+/// The layers of the network whose weights a file holds: a model's own, or those of the zoo's.
 ///
 /// # Errors
 /// If the file cannot be read, or is no model and its names and shapes fit no architecture of the
 /// zoo, or several.
 pub fn network_of(path: &Path) -> Result<Graph, LearnError> {
-    if is_model(path)? {
-        return Ok(Model::load(path, &Device::flex())?.network.graph().clone());
+    match saved_graph(path)? {
+        Some(graph) => Ok(graph),
+        None => Ok(architecture_of(path)?.graph()),
     }
-    Ok(architecture_of(path)?.graph())
 }
 
 /// The network for images in colour, and what was done to make it one, if anything.

@@ -112,6 +112,15 @@ fn a_run_starts_from_a_model_file() {
         let stays = conv == tiny.parameters()["conv.weight"].to_vec();
         assert_eq!(stays, strategy == Strategy::Features, "{strategy}");
     }
+    // But not for `as-is`, which is about the classes of published weights.
+    for (hue, class) in ["n01440764", "n01443537"].into_iter().enumerate() {
+        fs::create_dir_all(dir.path().join("known").join(class)).unwrap();
+        picture(&dir.path().join("known").join(class).join("0.bmp"), hue, 0);
+    }
+    let as_is = small(&dir.path().join("known"), Strategy::AsIs);
+    let as_is = Settings { weights: Some(file), backbone: "tiny".into(), ..as_is };
+    let error = train(&as_is, &context(None), &()).unwrap_err();
+    assert_eq!(error.to_string(), "there is no network `tiny`");
 }
 
 #[test]

@@ -121,11 +121,16 @@ pub fn load(path: &Path, device: &Device) -> Result<(Network, serde_json::Value)
     from_state_dict(&StateDict::read(path)?, &path.display().to_string(), device)
 }
 
-fn from_state_dict(
-    state: &StateDict,
-    path: &str,
-    device: &Device,
-) -> Result<(Network, serde_json::Value), ModelFileError> {
+/// The layers of a model, without its weights.
+///
+/// # Errors
+/// As [`load`], but for weights that do not fit.
+pub fn read_graph(path: &Path) -> Result<Graph, ModelFileError> {
+    Ok(describe(&StateDict::read(path)?, &path.display().to_string())?.0)
+}
+
+/// A model's layers, and all that is said of it.
+fn describe(state: &StateDict, path: &str) -> Result<(Graph, Description), ModelFileError> {
     let path = path.to_owned();
     let Some(json) = state.metadata().get(KEY) else {
         return Err(ModelFileError::NotAModel { path });
@@ -144,6 +149,16 @@ fn from_state_dict(
     let description: Description = serde_json::from_value(value).map_err(damaged)?;
     let graph = Graph::try_from(&description.graph)
         .map_err(|source| ModelFileError::Graph { path: path.clone(), source })?;
+    Ok((graph, description))
+}
+
+fn from_state_dict(
+    state: &StateDict,
+    path: &str,
+    device: &Device,
+) -> Result<(Network, serde_json::Value), ModelFileError> {
+    let (graph, description) = describe(state, path)?;
+    let path = path.to_owned();
     let mut network = Network::with_weights(graph, state, HeadWeights::Required, 0, device)?;
     for name in &description.frozen {
         let id = network.graph().find(name);

@@ -172,7 +172,7 @@ impl Prepared {
             Kernel::MeanPool => run_mean_pool(&x, None),
             Kernel::Single(layer, parameters) => {
                 let inputs: Vec<Map> = self.inputs.iter().map(|id| maps[id].full()).collect();
-                single::forward(layer, &inputs.iter().collect::<Vec<_>>(), parameters)
+                single::forward(layer, &inputs, parameters)
             }
             Kernel::Conv { .. } | Kernel::HalfConv(_) | Kernel::Inverted(_) | Kernel::Pass => {
                 unreachable!("run before")

@@ -20,13 +20,13 @@ pub(super) fn needs_inputs(layer: &Layer) -> bool {
 ///
 /// # Panics
 /// If the layer does not run here.
-pub(super) fn forward(layer: &Layer, inputs: &[&Map], parameters: &[Vec<f32>]) -> Map {
-    let x = inputs[0];
+pub(super) fn forward(layer: &Layer, inputs: &[Map], parameters: &[Vec<f32>]) -> Map {
+    let x = &inputs[0];
     let [n, h, w, c] = x.shape;
     match layer {
         Layer::Gate => same(x, |y| gate(n, &x.values, &inputs[1].values, y)),
         Layer::Concat => {
-            let channels = inputs.iter().map(|x| x.channels()).sum();
+            let channels = inputs.iter().map(Map::channels).sum();
             made([n, h, w, channels], |y| {
                 let mut first = 0;
                 for x in inputs {

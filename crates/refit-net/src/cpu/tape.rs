@@ -650,7 +650,7 @@ impl Recorder<'_> {
         let (parameters, learns): (Vec<_>, Vec<_>) =
             suffixes.map(|s| (self.values(step.main, s), self.learned(step.main, s))).unzip();
         let maps: Vec<Map> = ids.iter().map(|&id| self.entered(id)).collect();
-        let y = single::forward(&layer, &maps.iter().collect::<Vec<_>>(), &parameters);
+        let y = single::forward(&layer, &maps, &parameters);
         let kept = |map: Map| if single::needs_inputs(&layer) { map } else { map.emptied() };
         let inputs: Vec<(NodeId, Map)> = ids.into_iter().zip(maps.into_iter().map(kept)).collect();
         let (x, source) = (inputs[0].0, Source::plain(inputs[0].1.clone()));

@@ -84,6 +84,11 @@ impl Draft {
         Ok(next)
     }
 
+    /// The same under another graph, in which layers have the names that they have here.
+    pub fn with_same_names(&self, record: &GraphRecord) -> Result<Self, GraphError> {
+        self.with_graph(record, |name| Some(name.to_owned()))
+    }
+
     /// Gives the parameters of some layers new values, and thaws them.
     pub fn reinitialize(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         for id in nodes {

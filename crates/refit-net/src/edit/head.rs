@@ -58,7 +58,7 @@ impl Draft {
         record.output = added.last().map_or_else(|| head.clone(), |l| l.name.clone());
         record.layers.extend(added);
         record.head = head;
-        let mut next = self.with_graph(&record, |name| Some(name.to_owned()))?;
+        let mut next = self.with_same_names(&record)?;
         let nodes = next.graph.nodes().iter().enumerate();
         let fresh = nodes.filter(|(_, n)| fresh.contains(&n.name)).map(|(id, _)| id);
         next.reinitialize(Vec::from_iter(fresh));
@@ -111,6 +111,6 @@ impl Draft {
         if !kept.iter().any(|&id| self.graph.is_head(id)) {
             record.head.clear();
         }
-        Ok(self.with_graph(&record, |name| Some(name.to_owned()))?)
+        Ok(self.with_same_names(&record)?)
     }
 }

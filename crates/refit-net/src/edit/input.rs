@@ -25,7 +25,7 @@ impl Draft {
             return Err(GraphError::Misfit { net, layer, misfit }.into());
         }
         let record = GraphRecord::from(&graph.with_channels(channels)?);
-        let mut next = self.with_graph(&record, |name| Some(name.to_owned()))?;
+        let mut next = self.with_same_names(&record)?;
         next.frozen.clone_from(&self.frozen);
         for id in stem {
             let name = graph.parameter_name(id, "weight");

@@ -32,7 +32,7 @@ impl Draft {
         for id in nodes {
             record.layers[id].layer = Layer::Activation { function: to };
         }
-        self.same_names("changing activations", &record)
+        self.changed("changing activations", &record)
     }
 
     /// Whether a node's value is what a gate multiplies by.
@@ -61,7 +61,7 @@ impl Draft {
                 _ => {}
             }
         }
-        self.same_names("changing poolings", &record)
+        self.changed("changing poolings", &record)
     }
 
     /// Puts the maximum over the whole nominal map before a global mean; of larger maps, the mean
@@ -82,10 +82,5 @@ impl Draft {
         let layer = Layer::MaxPool(Windows::new(side, side));
         record.layers.insert(mean, LayerRecord { name, inputs: vec![input], layer });
         Ok(())
-    }
-
-    fn same_names(&self, doing: &str, record: &GraphRecord) -> Result<Self, EditError> {
-        let next = self.with_graph(record, |name| Some(name.to_owned()));
-        next.map_err(|error| self.breaks(doing, error))
     }
 }

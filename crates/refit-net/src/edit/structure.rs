@@ -38,7 +38,7 @@ impl Draft {
         use_instead(&mut record, &region.output, &region.input);
         self.drop_layers(&mut record, &region.nodes);
         record.head = self.head_after(&record, "");
-        self.changed(&doing, record, |name| Some(name.to_owned()))
+        self.changed(&doing, &record)
     }
 
     pub(super) fn replace(&self, name: &str, with: NewLayer) -> Result<Self, EditError> {
@@ -52,7 +52,7 @@ impl Draft {
         let new = LayerRecord { name: name.to_owned(), inputs: vec![region.input], layer };
         record.layers.insert(place.count(), new);
         record.head = self.head_after(&record, "");
-        self.changed(&doing, record, |name| Some(name.to_owned()))
+        self.changed(&doing, &record)
     }
 
     pub(super) fn insert(
@@ -73,7 +73,8 @@ impl Draft {
         use_instead(&mut record, &input, &name);
         let fresh = LayerRecord { name: name.clone(), inputs: vec![input], layer };
         record.layers.insert(place + 1, fresh);
-        self.changed(&doing, record, |old| (old != name).then(|| old.to_owned()))
+        self.with_graph(&record, |old| (old != name).then(|| old.to_owned()))
+            .map_err(|error| self.breaks(&doing, error))
     }
 
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<Self, EditError> {
@@ -101,7 +102,7 @@ impl Draft {
         };
         let old: Vec<String> = self.graph.nodes().iter().map(|n| n.name.clone()).collect();
         let was = |name: &str| names.iter().position(|n| n == name).map(|id| old[id].clone());
-        self.changed(&doing, record, was)
+        self.with_graph(&record, was).map_err(|error| self.breaks(&doing, error))
     }
 
     /// The layers and blocks at which `edit` is possible, the most similar name to `name` alone.
@@ -173,13 +174,8 @@ impl Draft {
     }
 
     /// The draft under a changed graph, if that can be.
-    fn changed(
-        &self,
-        doing: &str,
-        record: GraphRecord,
-        was: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, EditError> {
-        self.with_graph(&record, was).map_err(|error| self.breaks(doing, error))
+    pub(super) fn changed(&self, doing: &str, record: &GraphRecord) -> Result<Self, EditError> {
+        self.with_same_names(record).map_err(|error| self.breaks(doing, error))
     }
 
     /// `name`, or with the first number at its end that makes it new.

@@ -1,9 +1,10 @@
 //! GoogLeNet: Szegedy et al. 2014, <https://arxiv.org/abs/1409.4842>, with batch normalization; names
 //! follow torchvision, whose branches of 5x5 convolutions are of 3x3 ones.
 
+use super::parts::basic_conv as conv;
 use super::{Architecture, InputSpec, TORCHVISION_224};
 use crate::graph::{Builder, Graph, GraphError, Wire};
-use crate::layer::{BatchNorm, Conv, Windows};
+use crate::layer::{Conv, Windows};
 use crate::shape::Shape;
 
 /// torchvision's published weights take pixels in `[-1, 1]` within.
@@ -45,14 +46,6 @@ fn build(name: &str) -> Result<Graph, GraphError> {
     let y = g.dropout("dropout", y, 0.2);
     let y = g.linear("fc", y, 1000);
     g.finish(y, "fc")
-}
-
-fn conv(g: &mut Builder, name: &str, x: Wire, conv: Conv) -> Wire {
-    g.scope(name, |g| {
-        let y = g.conv("conv", x, conv);
-        let y = g.batch_norm("bn", y, BatchNorm::epsilon(1e-3));
-        g.relu("relu", y)
-    })
 }
 
 /// Convolutions of several sizes side by side.

@@ -1,8 +1,9 @@
 //! Inception v3: Szegedy et al. 2015, <https://arxiv.org/abs/1512.00567>; names follow torchvision.
 
+use super::parts::{basic_conv as conv, flat, valid};
 use super::{Architecture, InputSpec, Interpolation};
 use crate::graph::{Builder, Graph, GraphError, Wire};
-use crate::layer::{BatchNorm, Conv, Divisor, Padding, Windows};
+use crate::layer::{Conv, Divisor, Windows};
 use crate::shape::Shape;
 
 /// torchvision's published weights take pixels in `[-1, 1]` within.
@@ -20,17 +21,6 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[Architecture {
     },
     build,
 }];
-
-/// A convolution that keeps the size, of `height` by `width`.
-const fn flat(channels: usize, height: usize, width: usize) -> Conv {
-    let conv = Conv::square(channels, 1).padding(Padding::Symmetric([height / 2, width / 2]));
-    Conv { kernel: [height, width], ..conv }
-}
-
-/// One without padding.
-const fn valid(channels: usize, size: usize, stride: usize) -> Conv {
-    Conv::square(channels, size).stride(stride).padding(Padding::Symmetric([0; 2]))
-}
 
 fn build(name: &str) -> Result<Graph, GraphError> {
     let (mut g, x) = Builder::new(name, Shape::map(3, 299, 299));
@@ -59,14 +49,6 @@ fn build(name: &str) -> Result<Graph, GraphError> {
     let y = g.dropout("dropout", y, 0.5);
     let y = g.linear("fc", y, 1000);
     g.finish(y, "fc")
-}
-
-fn conv(g: &mut Builder, name: &str, x: Wire, conv: Conv) -> Wire {
-    g.scope(name, |g| {
-        let y = g.conv("conv", x, conv);
-        let y = g.batch_norm("bn", y, BatchNorm::epsilon(1e-3));
-        g.relu("relu", y)
-    })
 }
 
 fn pooled(g: &mut Builder, x: Wire, channels: usize) -> Wire {

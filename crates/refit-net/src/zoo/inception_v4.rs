@@ -1,9 +1,10 @@
 //! Inception v4 and Inception-ResNet v2: Szegedy et al. 2016, <https://arxiv.org/abs/1602.07261>;
 //! names follow timm.
 
+use super::parts::{flat, valid};
 use super::{Architecture, InputSpec, Interpolation};
 use crate::graph::{Builder, Graph, GraphError, Wire};
-use crate::layer::{BatchNorm, Conv, Divisor, Layer, Padding, Windows};
+use crate::layer::{BatchNorm, Conv, Divisor, Layer, Windows};
 use crate::shape::Shape;
 
 const fn row(
@@ -32,17 +33,6 @@ pub(super) const ARCHITECTURES: &[Architecture] =
 
 const HALVE: Windows = Windows::new(3, 2);
 
-/// A convolution that keeps the size, of `height` by `width`.
-const fn flat(channels: usize, height: usize, width: usize) -> Conv {
-    let conv = Conv::square(channels, 1).padding(Padding::Symmetric([height / 2, width / 2]));
-    Conv { kernel: [height, width], ..conv }
-}
-
-/// A 3x3 convolution without padding.
-const fn valid(channels: usize, stride: usize) -> Conv {
-    Conv::k3(channels).stride(stride).padding(Padding::Symmetric([0; 2]))
-}
-
 fn conv(g: &mut Builder, name: &str, x: Wire, conv: Conv) -> Wire {
     g.scope(name, |g| {
         let y = g.conv("conv", x, conv);
@@ -67,22 +57,22 @@ fn pooled(g: &mut Builder, x: Wire, channels: usize) -> Wire {
 fn build_v4(name: &str) -> Result<Graph, GraphError> {
     let (mut g, x) = Builder::new(name, Shape::map(3, 299, 299));
     let y = g.scope("features", |g| {
-        let y = conv(g, "0", x, valid(32, 2));
-        let y = conv(g, "1", y, valid(32, 1));
+        let y = conv(g, "0", x, valid(32, 3, 2));
+        let y = conv(g, "1", y, valid(32, 3, 1));
         let y = conv(g, "2", y, Conv::k3(64));
         let y = g.scope("3", |g| {
             let a = g.max_pool("maxpool", y, HALVE);
-            let b = conv(g, "conv", y, valid(96, 2));
+            let b = conv(g, "conv", y, valid(96, 3, 2));
             g.concat("cat", &[a, b])
         });
         let y = g.scope("4", |g| {
-            let a = chain(g, "branch0", y, &[Conv::k1(64), valid(96, 1)]);
-            let wide = [Conv::k1(64), flat(64, 1, 7), flat(64, 7, 1), valid(96, 1)];
+            let a = chain(g, "branch0", y, &[Conv::k1(64), valid(96, 3, 1)]);
+            let wide = [Conv::k1(64), flat(64, 1, 7), flat(64, 7, 1), valid(96, 3, 1)];
             let b = chain(g, "branch1", y, &wide);
             g.concat("cat", &[a, b])
         });
         let mut y = g.scope("5", |g| {
-            let a = conv(g, "conv", y, valid(192, 2));
+            let a = conv(g, "conv", y, valid(192, 3, 2));
             let b = g.max_pool("maxpool", y, HALVE);
             g.concat("cat", &[a, b])
         });
@@ -115,8 +105,8 @@ fn v4_35(g: &mut Builder, x: Wire) -> Wire {
 
 /// Figure 7, from 35 px to 17.
 fn v4_halving_35(g: &mut Builder, x: Wire) -> Wire {
-    let a = conv(g, "branch0", x, valid(384, 2));
-    let b = chain(g, "branch1", x, &[Conv::k1(192), Conv::k3(224), valid(256, 2)]);
+    let a = conv(g, "branch0", x, valid(384, 3, 2));
+    let b = chain(g, "branch1", x, &[Conv::k1(192), Conv::k3(224), valid(256, 3, 2)]);
     let c = g.max_pool("branch2", x, HALVE);
     g.concat("cat", &[a, b, c])
 }
@@ -133,8 +123,8 @@ fn v4_17(g: &mut Builder, x: Wire) -> Wire {
 
 /// Figure 8, from 17 px to 8.
 fn v4_halving_17(g: &mut Builder, x: Wire) -> Wire {
-    let a = chain(g, "branch0", x, &[Conv::k1(192), valid(192, 2)]);
-    let wide = [Conv::k1(256), flat(256, 1, 7), flat(320, 7, 1), valid(320, 2)];
+    let a = chain(g, "branch0", x, &[Conv::k1(192), valid(192, 3, 2)]);
+    let wide = [Conv::k1(256), flat(256, 1, 7), flat(320, 7, 1), valid(320, 3, 2)];
     let b = chain(g, "branch1", x, &wide);
     let c = g.max_pool("branch2", x, HALVE);
     g.concat("cat", &[a, b, c])
@@ -157,12 +147,12 @@ fn v4_8(g: &mut Builder, x: Wire) -> Wire {
 
 fn build_resnet_v2(name: &str) -> Result<Graph, GraphError> {
     let (mut g, x) = Builder::new(name, Shape::map(3, 299, 299));
-    let y = conv(&mut g, "conv2d_1a", x, valid(32, 2));
-    let y = conv(&mut g, "conv2d_2a", y, valid(32, 1));
+    let y = conv(&mut g, "conv2d_1a", x, valid(32, 3, 2));
+    let y = conv(&mut g, "conv2d_2a", y, valid(32, 3, 1));
     let y = conv(&mut g, "conv2d_2b", y, Conv::k3(64));
     let y = g.max_pool("maxpool_3a", y, HALVE);
     let y = conv(&mut g, "conv2d_3b", y, Conv::k1(80));
-    let y = conv(&mut g, "conv2d_4a", y, valid(192, 1));
+    let y = conv(&mut g, "conv2d_4a", y, valid(192, 3, 1));
     let y = g.max_pool("maxpool_5a", y, HALVE);
     let mut y = g.scope("mixed_5b", |g| mixed_5b(g, y));
     for i in 0..10 {
@@ -176,8 +166,7 @@ fn build_resnet_v2(name: &str) -> Result<Graph, GraphError> {
     for i in 0..9 {
         y = g.scope(&format!("repeat_2.{i}"), |g| RESIDUAL_8.build(g, y, true));
     }
-    // The last one alone is not activated, and, as published, scaled like the others of its kind
-    // only in name.
+    // The last one is neither scaled nor activated.
     y = g.scope("block8", |g| Residual { scale: 1.0, ..RESIDUAL_8 }.build(g, y, false));
     let y = conv(&mut g, "conv2d_7b", y, Conv::k1(1536));
     let y = g.global_avg_pool("global_pool", y);
@@ -196,17 +185,17 @@ fn mixed_5b(g: &mut Builder, x: Wire) -> Wire {
 
 /// Figure 7, from 35 px to 17.
 fn mixed_6a(g: &mut Builder, x: Wire) -> Wire {
-    let a = conv(g, "branch0", x, valid(384, 2));
-    let b = chain(g, "branch1", x, &[Conv::k1(256), Conv::k3(256), valid(384, 2)]);
+    let a = conv(g, "branch0", x, valid(384, 3, 2));
+    let b = chain(g, "branch1", x, &[Conv::k1(256), Conv::k3(256), valid(384, 3, 2)]);
     let c = g.max_pool("branch2", x, HALVE);
     g.concat("cat", &[a, b, c])
 }
 
 /// Figure 18, from 17 px to 8.
 fn mixed_7a(g: &mut Builder, x: Wire) -> Wire {
-    let a = chain(g, "branch0", x, &[Conv::k1(256), valid(384, 2)]);
-    let b = chain(g, "branch1", x, &[Conv::k1(256), valid(288, 2)]);
-    let c = chain(g, "branch2", x, &[Conv::k1(256), Conv::k3(288), valid(320, 2)]);
+    let a = chain(g, "branch0", x, &[Conv::k1(256), valid(384, 3, 2)]);
+    let b = chain(g, "branch1", x, &[Conv::k1(256), valid(288, 3, 2)]);
+    let c = chain(g, "branch2", x, &[Conv::k1(256), Conv::k3(288), valid(320, 3, 2)]);
     let d = g.max_pool("branch3", x, HALVE);
     g.concat("cat", &[a, b, c, d])
 }

@@ -1,7 +1,7 @@
 //! What several families are made of.
 
 use crate::graph::{Builder, Wire};
-use crate::layer::{Activation, BatchNorm, Conv};
+use crate::layer::{Activation, BatchNorm, Conv, Padding};
 
 /// Convolution, norm and activation as torchvision's `Conv2dNormActivation` names them: `0`, `1`,
 /// `2`.
@@ -18,6 +18,26 @@ pub(super) fn conv_norm(
         Activation::Identity => y,
         _ => g.activation("2", y, activation),
     }
+}
+
+/// Convolution, norm and ReLU as torchvision's `BasicConv2d` names them.
+pub(super) fn basic_conv(g: &mut Builder, name: &str, x: Wire, conv: Conv) -> Wire {
+    g.scope(name, |g| {
+        let y = g.conv("conv", x, conv);
+        let y = g.batch_norm("bn", y, BatchNorm::epsilon(1e-3));
+        g.relu("relu", y)
+    })
+}
+
+/// A convolution of `height` by `width` pixels that keeps the size.
+pub(super) const fn flat(channels: usize, height: usize, width: usize) -> Conv {
+    let conv = Conv::square(channels, 1).padding(Padding::Symmetric([height / 2, width / 2]));
+    Conv { kernel: [height, width], ..conv }
+}
+
+/// A square convolution of `size` without padding.
+pub(super) const fn valid(channels: usize, size: usize, stride: usize) -> Conv {
+    Conv::square(channels, size).stride(stride).padding(Padding::Symmetric([0; 2]))
 }
 
 /// Squeeze-and-excitation (Hu et al. 2017, <https://arxiv.org/abs/1709.01507>): each channel times a
