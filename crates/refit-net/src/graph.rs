@@ -201,6 +201,11 @@ impl Graph {
         inputs.first().map_or(0, |&x| layer.multiply_adds(self.nodes[x].shape, *shape))
     }
 
+    /// Multiply-adds an image at the nominal input size, of all that the output needs.
+    pub fn total_multiply_adds(&self) -> u64 {
+        self.needed().into_iter().map(|id| self.multiply_adds(id)).sum()
+    }
+
     /// The shapes of all nodes for images of `height` by `width`.
     ///
     /// # Errors

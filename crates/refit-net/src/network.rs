@@ -204,7 +204,7 @@ impl Network {
 
     /// Multiply-adds an image at the nominal input size, of all that the output needs.
     pub fn multiply_adds(&self) -> u64 {
-        self.graph.needed().into_iter().map(|id| self.graph.multiply_adds(id)).sum()
+        self.graph.total_multiply_adds()
     }
 
     /// A parameter of `node` by its suffix.

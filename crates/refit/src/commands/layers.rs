@@ -156,7 +156,7 @@ impl<'a> Listing<'a> {
             head: graph.head(),
             features: &graph.nodes()[graph.features()].name,
             parameters: layers.iter().map(|l| l.parameters).sum(),
-            multiply_adds: layers.iter().map(|l| l.multiply_adds).sum(),
+            multiply_adds: graph.total_multiply_adds(),
             layers,
         }
     }

@@ -67,11 +67,10 @@ pub fn parameter_count(graph: &Graph, node: usize) -> u64 {
 fn row(architecture: &Architecture) -> Row {
     let graph = architecture.graph();
     let nodes = 0..graph.nodes().len();
-    let needed = graph.needed();
     Row {
         name: architecture.name,
         parameters: nodes.map(|id| parameter_count(&graph, id)).sum(),
-        multiply_adds: needed.into_iter().map(|id| graph.multiply_adds(id)).sum(),
+        multiply_adds: graph.total_multiply_adds(),
         channels: graph.input_shape().channels(),
         input: architecture.input,
         weights: architecture.embedded(),
