@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, embed, evaluate, info, layers, models, predict, run, train};
+use crate::commands::{
+    bench, embed, evaluate, export, import, info, layers, models, predict, run, train,
+};
 use crate::machine::Machine;
 
 /// Help in which options take a line each, and what a command does stands before them.
@@ -41,6 +43,8 @@ pub enum Command {
     Evaluate(evaluate::Evaluate),
     Embed(embed::Embed),
     Run(run::Run),
+    Export(export::Export),
+    Import(import::Import),
     Layers(layers::Layers),
     Models(models::Models),
     Info(info::Info),

@@ -8,9 +8,10 @@ use crate::scene::Scene;
 fn every_command_explains_itself() {
     let scene = Scene::new();
     assert_snapshot!("help", scene.run("--help").exits(0).stdout);
-    for command in
-        ["train", "predict", "evaluate", "embed", "run", "layers", "models", "info", "bench"]
-    {
+    for command in [
+        "train", "predict", "evaluate", "embed", "run", "export", "import", "layers", "models",
+        "info", "bench",
+    ] {
         let help = scene.run(&format!("{command} --help")).exits(0).stdout;
         assert!(help.contains("Examples:"), "{command}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{command}");
