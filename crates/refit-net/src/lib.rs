@@ -6,6 +6,7 @@
 //! trained runs through [`Training`]. Both reach the device through [`ops`].
 
 pub mod atomic_file;
+mod checkpoint;
 mod cpu;
 mod edit;
 mod error;
@@ -15,6 +16,7 @@ mod layer;
 mod load;
 pub mod model_file;
 mod network;
+pub mod onnx;
 pub mod ops;
 mod plan;
 mod rebuild;
@@ -25,6 +27,7 @@ pub mod state_dict;
 mod training;
 pub mod zoo;
 
+pub use checkpoint::save_checkpoint;
 pub use cpu::clock::{Phase, StepTime, profile};
 pub use cpu::{Precision, UnsupportedPrecision};
 pub use edit::{Change, Edit, EditError, HeadKind, LayerState, NewLayer, Pooling, Weights};

@@ -117,6 +117,28 @@ impl Network {
         Ok((net, report))
     }
 
+    /// A network with the values that `values` gives for each parameter's name.
+    ///
+    /// # Panics
+    /// If they are not as many as the parameter has.
+    pub(crate) fn with_values(
+        graph: Graph,
+        values: impl Fn(&str) -> Vec<f32>,
+        device: &Device,
+    ) -> Self {
+        let mut net = Self {
+            graph: Arc::new(graph),
+            parameters: BTreeMap::new(),
+            frozen: BTreeSet::new(),
+            device: device.clone(),
+        };
+        for (name, spec) in net.specs() {
+            let parameter = Parameter::new(&spec, values(&name), device);
+            net.parameters.insert(name, parameter);
+        }
+        net
+    }
+
     /// What every parameter should be, by name.
     pub(crate) fn specs(&self) -> BTreeMap<String, ParameterSpec> {
         let graph = &self.graph;

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, edit, embed, evaluate, info, layers, models, predict, pull, run, train,
+    bench, edit, embed, evaluate, export, import, info, layers, models, predict, pull, run, train,
 };
 use crate::machine::Machine;
 
@@ -43,6 +43,8 @@ pub enum Command {
     Evaluate(evaluate::Evaluate),
     Embed(embed::Embed),
     Run(run::Run),
+    Export(export::Export),
+    Import(import::Import),
     Layers(layers::Layers),
     Edit(Box<edit::EditCommand>),
     Models(models::Models),

@@ -13,6 +13,7 @@ use miette::{Diagnostic, MietteHandler, MietteHandlerOpts, ReportHandler};
 use refit::LearnError;
 use refit::data::DataError;
 use refit::net::atomic_file::AtomicWriteError;
+use refit::net::onnx::OnnxError;
 use refit::net::state_dict::StateDictError;
 use refit::net::zoo::ZooError;
 use refit::net::{EditError, GraphError, Hint};
@@ -185,7 +186,7 @@ macro_rules! from_network_errors {
     )*};
 }
 
-from_network_errors!(GraphError, EditError, ZooError, StateDictError, AtomicWriteError);
+from_network_errors!(GraphError, EditError, ZooError, StateDictError, AtomicWriteError, OnnxError);
 
 /// Of writing to stdout, which is all that gives bare errors of this kind here.
 impl From<io::Error> for Failure {

@@ -4,6 +4,8 @@ pub mod bench;
 pub mod edit;
 pub mod embed;
 pub mod evaluate;
+pub mod export;
+pub mod import;
 pub mod info;
 pub mod layers;
 pub mod models;
@@ -24,6 +26,8 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Evaluate(evaluate) => evaluate.run(machine),
         Command::Embed(embed) => embed.run(machine),
         Command::Run(run) => run.run(machine),
+        Command::Export(export) => export.run(machine),
+        Command::Import(import) => import.run(machine),
         Command::Layers(layers) => layers.run(machine),
         Command::Edit(edit) => edit.run(machine),
         Command::Models(models) => models.run(),

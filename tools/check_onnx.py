@@ -1,0 +1,81 @@
+"""Exports networks by the binary and compares ONNX Runtime's logits with refit's.
+
+    python tools/check_onnx.py target/release/refit            # one network of each family
+    python tools/check_onnx.py target/release/refit resnet50   # these
+    python tools/check_onnx.py target/release/refit --all      # every network
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+TOLERANCE = 1e-4
+
+
+def networks(refit):
+    listed = subprocess.run([refit, "models", "--json"], capture_output=True, check=True)
+    return [network["name"] for network in json.loads(listed.stdout)]
+
+
+def families(names):
+    """The first of each family: names are alike up to digits and sizes."""
+    first = {}
+    for name in names:
+        first.setdefault(re.split(r"[\d_]", name)[0], name)
+    return list(first.values())
+
+
+def check(refit, name, folder, more):
+    """The largest difference of ONNX Runtime's logits from refit's, relative to the largest."""
+    graph, images, logits = folder / "net.onnx", folder / "x.npy", folder / "y.npy"
+    subprocess.run(
+        [refit, "export", name, "--random", "1", "--to", "onnx", "--out", graph, *more],
+        check=True, capture_output=True,
+    )
+    session = ort.InferenceSession(graph)
+    [taken] = session.get_inputs()
+    x = np.random.default_rng(0).normal(size=(2, *taken.shape[1:])).astype(np.float32)
+    np.save(images, x)
+    subprocess.run(
+        [refit, "run", name, "--random", "1", "--input", images, "--output", logits],
+        check=True, capture_output=True,
+    )
+    wanted = np.load(logits)
+    [given] = session.run(None, {taken.name: x})
+    return np.abs(given - wanted).max() / np.abs(wanted).max(), graph.stat().st_size / 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("refit")
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--all", action="store_true")
+    arguments = parser.parse_args()
+    names = networks(arguments.refit)
+    chosen = arguments.networks or (names if arguments.all else families(names))
+    failed = 0
+    print(f"{'network':24} {'folded':>9} {'kept':>9} {'MB':>7}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in chosen:
+            try:
+                folded, size = check(arguments.refit, name, Path(folder), [])
+                kept, _ = check(arguments.refit, name, Path(folder), ["--keep-batch-norms"])
+            except subprocess.CalledProcessError as error:
+                print(f"{name:24} {error.stderr.decode().strip().splitlines()[0]}", flush=True)
+                failed += 1
+                continue
+            wrong = max(folded, kept) > TOLERANCE
+            failed += wrong
+            print(f"{name:24} {folded:9.1e} {kept:9.1e} {size:7.1f}{'  WRONG' if wrong else ''}", flush=True)
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
