@@ -69,6 +69,18 @@ pub enum OnnxError {
         /// The file.
         file: String,
     },
+    /// Images of one size, and another was asked for.
+    #[error("`{file}` takes images of {height}x{width} pixels alone, not of {asked}")]
+    FixedSize {
+        /// The file.
+        file: String,
+        /// Rows of the images.
+        height: usize,
+        /// Columns of the images.
+        width: usize,
+        /// What was asked for.
+        asked: usize,
+    },
     /// A constant that cannot be read.
     #[error("constant `{tensor}` of `{file}` {problem}")]
     Tensor {
@@ -136,6 +148,9 @@ impl Hint for OnnxError {
                     .into()
             }
             Self::NoSize { .. } => "say the size it was trained on: --size 224".into(),
+            Self::FixedSize { .. } => {
+                "leave --size out, or export the network again with open height and width".into()
+            }
             Self::Tensor { .. } | Self::Damaged { .. } => {
                 "export the network again, or copy the file and those beside it again".into()
             }

@@ -199,6 +199,11 @@ fn damaged_graphs_are_refused_in_words() {
     let (said, hint) = refusal(&open);
     assert_eq!(said, "`x.onnx` takes images of any size, and a network has a nominal one");
     assert!(hint.contains("--size 224"));
+    let bytes = model(vec![pool()], vec![]).encode_to_vec();
+    let options = ImportOptions { size: Some(9) };
+    let error = import_bytes(bytes, "x.onnx", &options, &Device::default()).unwrap_err();
+    assert_eq!(error.to_string(), "`x.onnx` takes images of 8x8 pixels alone, not of 9");
+    assert!(error.hint().unwrap().contains("leave --size out"));
 }
 
 #[test]

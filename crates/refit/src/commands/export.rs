@@ -81,9 +81,8 @@ impl Export {
         let file = self.out.display();
         match self.to {
             Format::Safetensors => {
-                save_checkpoint(&self.out, &model.network)?;
-                let tensors = model.network.parameters().len();
-                let _ = writeln!(io::stderr(), "{file}: {tensors} tensors and batch counters");
+                let tensors = save_checkpoint(&self.out, &model.network)?;
+                let _ = writeln!(io::stderr(), "{file}: {tensors} tensors");
             }
             Format::Onnx => {
                 let difference = self.onnx(&model)?;

@@ -26,7 +26,7 @@ what would be needed.",
     after_help = "Examples:
   refit import classifier.onnx --out classifier.safetensors
   refit import net.onnx --classes names.txt --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --out m.safetensors
-  refit train photos/ --backbone m.safetensors
+  refit train photos/ --weights m.safetensors
 
 A file says little about the images it takes: without options they are resized and normalized as \
 torchvision's networks expect, unless refit exported the file."
@@ -81,17 +81,18 @@ impl Import {
             let _ = writeln!(io::stderr(), "note: {note}");
         }
         let card = self.card(&imported)?;
-        let network = imported.network;
-        let graph = network.graph();
+        let model = Model { network: imported.network, card };
+        model.save(&self.out)?;
+        let graph = model.network.graph();
         let _ = writeln!(
             io::stderr(),
             "{}: {} layers, {} parameters; the head is `{}`",
             self.out.display(),
             graph.nodes().len(),
-            network.parameter_count(),
+            model.network.parameter_count(),
             graph.head(),
         );
-        Ok(Model { network, card }.save(&self.out)?)
+        Ok(())
     }
 
     /// What prediction needs, from the options, the file, or else what is usual.

@@ -9,6 +9,7 @@ mod failures;
 mod help;
 mod images;
 mod model_files;
+mod onnx;
 mod precision;
 mod predict;
 mod pull;

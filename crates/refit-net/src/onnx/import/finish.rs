@@ -28,7 +28,8 @@ impl Importer<'_> {
             .build(&printable(name), device)
             .map_err(|source| OnnxError::Graph { file: self.source.file.clone(), source })?;
         if folded {
-            let note = "no batch norms: the exporter folded them, so the network trains without";
+            let note = "no batch norms: if the network had any, the exporter folded them, and it \
+                        trains without";
             self.notes.push(note.into());
         }
         Ok(Imported { network, metadata: BTreeMap::new(), notes: self.notes })
@@ -232,7 +233,7 @@ impl Plan {
         chosen
     }
 
-    /// Builds the network; says whether convolutions have no batch norms.
+    /// Builds the network; says whether convolutions have no norms.
     fn build(self, name: &str, device: &Device) -> Result<(Network, bool), GraphError> {
         let order = self.order();
         let input = &self.nodes[order[0]];

@@ -236,6 +236,10 @@ impl<'a> Importer<'a> {
             let file = self.source.file.clone();
             return Err(OnnxError::NoSize { file });
         };
+        if let Some(asked) = options.size.filter(|&asked| (asked, asked) != (height, width)) {
+            let file = self.source.file.clone();
+            return Err(OnnxError::FixedSize { file, height, width, asked });
+        }
         if height.max(width) > MOST_PIXELS {
             return refuse(format!("takes images of {height}x{width} pixels"));
         }
