@@ -115,6 +115,13 @@ impl Drop for Buffer {
     }
 }
 
+/// Gives pooled memory that no buffer uses back to the system, at most `bytes` and as whole chunks,
+/// the longest unused first, and says how much. It is for who is about to take as much elsewhere, so
+/// that the process grows no further; buffers will ask the system for it again.
+pub fn release(bytes: usize) -> usize {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner).release(bytes)
+}
+
 /// Lines, 64 bytes each, from which on memory is kept rather than given back to the allocator, and
 /// how many of them are kept: what a network takes for a single image.
 const KEPT: Range<usize> = 64..(16 << 20) / 64;
@@ -247,6 +254,17 @@ impl Pool {
         }
     }
 
+    /// Unmaps free chunks of at most `bytes` together.
+    fn release(&mut self, bytes: usize) -> usize {
+        let before = self.mapped;
+        let fits =
+            |chunk: &Chunk, released: usize| chunk.is_free() && chunk.map.len() <= bytes - released;
+        while let Some(at) = self.chunks.iter().position(|c| fits(c, before - self.mapped)) {
+            self.mapped -= self.chunks.remove(at).map.len();
+        }
+        before - self.mapped
+    }
+
     /// Maps a chunk for `bytes`. Chunks of which nothing is used go, the longest unused first, as
     /// long as all together are more than was ever in use at once, so that keeping them costs no
     /// memory at the peak.
@@ -336,6 +354,27 @@ mod tests {
         pool.give(third);
         assert!(pool.chunks.iter().all(Chunk::is_free));
         assert_eq!((pool.mapped, pool.used, pool.most), (8 * HUGE_PAGE, 0, 8 * HUGE_PAGE));
+    }
+
+    #[test]
+    fn free_chunks_are_released_and_mapped_again() {
+        let mut pool = Pool { chunks: Vec::new(), next: 0, mapped: 0, used: 0, most: 0 };
+        let pieces = [1, 4, 2].map(|pages| pool.take(pages * HUGE_PAGE));
+        assert_eq!(pool.release(usize::MAX), 0, "all are in use");
+        let [one, four, two] = pieces;
+        pool.give(one);
+        pool.give(four);
+        assert_eq!(pool.release(HUGE_PAGE - 1), 0);
+        assert_eq!(pool.release(4 * HUGE_PAGE), HUGE_PAGE, "the longest unused, then what fits");
+        assert_eq!(pool.release(4 * HUGE_PAGE), 4 * HUGE_PAGE);
+        assert_eq!(
+            (pool.mapped, pool.used, pool.most),
+            (2 * HUGE_PAGE, 2 * HUGE_PAGE, 7 * HUGE_PAGE)
+        );
+        let again = pool.take(5 * HUGE_PAGE);
+        assert_eq!((pool.mapped, pool.chunks.len()), (7 * HUGE_PAGE, 2));
+        pool.give(again);
+        pool.give(two);
     }
 
     #[test]

@@ -39,7 +39,7 @@ mod winograd;
 
 pub use activation::Activation;
 pub use adapt::{Resized, adaptive_pool, adaptive_pool_gradient, pad};
-pub use buffer::Buffer;
+pub use buffer::{Buffer, release};
 pub use channels::{Channels, copy_channels, gate, gate_gradient, shuffle_channels};
 pub use conv::{
     ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,

@@ -697,7 +697,8 @@ impl Tape {
         device: &Device,
     ) -> BTreeMap<String, Tensor<1>> {
         let Self { records, outputs, tracked } = self;
-        let mut back = WayBack { gradients: BTreeMap::new(), learned: BTreeMap::new(), tracked };
+        let (gradients, learned) = (BTreeMap::new(), BTreeMap::new());
+        let mut back = WayBack { gradients, learned, tracked, owed: 0 };
         for (id, gradient) in outputs.into_iter().zip(given) {
             if let Some(gradient) = gradient {
                 back.give(id, Buffer::from_slice(gradient));
@@ -718,6 +719,8 @@ struct WayBack {
     gradients: BTreeMap<NodeId, Gradient>,
     learned: BTreeMap<String, Vec<f32>>,
     tracked: BTreeMap<NodeId, bool>,
+    /// Bytes of `learned` for which no memory of maps was given back yet.
+    owed: usize,
 }
 
 impl WayBack {
@@ -734,7 +737,7 @@ impl WayBack {
                     scaled
                 });
                 let weight = scaled.as_deref().unwrap_or(&weight);
-                let mut dw = learns.is_some().then(|| vec![0.0; shape.weight_len()]);
+                let mut dw = learns.is_some().then(|| self.room(shape.weight_len()));
                 self.product(&shape, x, &source, weight, &g, dw.as_deref_mut());
                 if let (Some(name), Some(mut dw)) = (learns, dw) {
                     if let Some(passage) = &stored {
@@ -897,6 +900,14 @@ impl WayBack {
                 self.gradients.insert(id, Gradient { values: g, sums: None });
             }
         }
+    }
+
+    /// Zeros for what a parameter learns, which outlast the way back. Maps go on the way: their
+    /// memory is given back as gradients take theirs.
+    fn room(&mut self, len: usize) -> Vec<f32> {
+        self.owed += len * size_of::<f32>();
+        self.owed -= kernels::release(self.owed);
+        vec![0.0; len]
     }
 
     fn learn(&mut self, name: &str, gradient: Vec<f32>) {

@@ -60,6 +60,8 @@ impl Int {
                 let quotient = Self { images: self.images / by, known: self.known / by };
                 divides.then_some(quotient)
             }
+            "Max" => Some(Self::known(self.value()?.max(other.value()?))),
+            "Min" => Some(Self::known(self.value()?.min(other.value()?))),
             _ => None,
         }
     }
@@ -201,6 +203,8 @@ impl Constant {
             "Mul" => |a, b| a * b,
             "Div" => |a, b| a / b,
             "Pow" => f32::powf,
+            "Max" => f32::max,
+            "Min" => f32::min,
             _ => return None,
         };
         Some(Self::floats(shape, pairs.map(|(i, j)| f(a[i], b[j])).collect()))
@@ -214,13 +218,20 @@ impl Constant {
             "Neg" => |v| -v,
             "Exp" => f32::exp,
             "Abs" => f32::abs,
+            "Ceil" => f32::ceil,
+            "Floor" => f32::floor,
             _ => return None,
         };
         match &self.values {
             Values::Floats(values) => {
                 Some(Self::floats(self.shape.clone(), values.iter().map(|&v| f(v)).collect()))
             }
-            Values::Ints(_) => None,
+            Values::Ints(values) => {
+                let negative = |v: &Int| Int::known(0).combine(*v, "Sub");
+                let values = values.iter().map(negative).collect::<Option<_>>();
+                let values = Values::Ints(values.filter(|_| op == "Neg")?);
+                Some(Self { shape: self.shape.clone(), values })
+            }
         }
     }
 }

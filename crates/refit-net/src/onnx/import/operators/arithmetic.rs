@@ -179,7 +179,10 @@ impl Mapper<'_, '_> {
     }
 
     pub(super) fn clip(&mut self, op: &str) -> Result1 {
-        if matches!(self.input(0)?, Value::Constant(_)) && self.inputs.len() == 2 {
+        if let (Value::Constant(a), 2) = (self.input(0)?, self.inputs.len()) {
+            if let Value::Constant(b) = self.input(1)? {
+                return self.folded(a.combine(&b, op, self.importer.room));
+            }
             self.inputs.swap(0, 1);
         }
         let bound = |index: usize, name: &str, default: f32| match self.optional(index)? {

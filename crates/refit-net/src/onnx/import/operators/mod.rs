@@ -146,7 +146,7 @@ impl Mapper<'_, '_> {
             "Transpose" => self.transpose(),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" => self.binary(op),
             "Sum" => self.sum(),
-            "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" => self.unary(op),
+            "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" | "Ceil" | "Floor" => self.unary(op),
             "Max" | "Min" | "Clip" => self.clip(op),
             "Relu" => self.activation(Activation::Relu),
             "Sigmoid" => self.activation(Activation::Sigmoid),
@@ -210,9 +210,13 @@ impl Mapper<'_, '_> {
         let Some(constant) = self.optional(index)? else { return Ok(None) };
         let ints = constant.to_ints().and_then(|v| v.into_iter().map(Int::value).collect());
         let wrong = || {
+            let name = match attribute {
+                "" => format!("input {index}"),
+                name => name.to_owned(),
+            };
             self.site.unsupported(
-                format!("its {attribute} depend on the number of images"),
-                "settings that are the same for every batch",
+                format!("its {name} is not the same for every number of images"),
+                "settings that do not depend on the batch",
             )
         };
         Ok(Some(ints.ok_or_else(wrong)?))
