@@ -95,8 +95,8 @@ struct TrainOptions {
     #[arg(long, value_name = "NAME")]
     backbone: Option<String>,
 
-    /// Its weights: .safetensors (or the index of several), or PyTorch's .pth [default: the
-    /// embedded ones]
+    /// Its weights: .safetensors (or the index of several), PyTorch's .pth, or a model that refit
+    /// made, edited ones too [default: the embedded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
 
