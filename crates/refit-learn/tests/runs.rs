@@ -458,8 +458,9 @@ fn weights_of_another_architecture_are_refused_with_the_way_out() {
     let hint = error.hint().unwrap();
     assert!(hint.contains("--backbone resnet18") && hint.contains("refit distill"), "{hint}");
     // The right architecture takes them, even with a head of another size.
-    let headed =
-        resnet.edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear }], 0).unwrap();
+    let headed = resnet
+        .edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear, keep: vec![] }], 0)
+        .unwrap();
     refit_net::model_file::save(&file, &headed, &serde_json::json!({})).unwrap();
     let settings = Settings { backbone: "resnet18".into(), ..settings };
     train(&settings, &context(None), &()).unwrap();

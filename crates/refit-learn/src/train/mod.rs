@@ -185,7 +185,7 @@ impl Run<'_> {
         };
         self.folder.begin(self.settings, &images, self.context.resume)?;
         let training_began = Instant::now();
-        let head = Edit::ReplaceHead { classes, kind: self.settings.head };
+        let head = Edit::ReplaceHead { classes, kind: self.settings.head, keep: vec![] };
         let network = start.network.edit(&[head], self.settings.seed)?;
         let learned = match (strategy, &features) {
             (Strategy::Features, Some(features)) => self.head(network, features, &images, true)?,

@@ -93,7 +93,8 @@ pub(super) fn starting_point(
         None => unedited(zoo::find(&settings.backbone)?, settings, device, watch)?,
     };
     let changes = start.network.changes(&settings.edits)?;
-    let fresh = changes.into_iter().filter(|c| c.weights == Weights::Fresh);
+    let fresh =
+        changes.into_iter().filter(|c| matches!(c.weights, Weights::Fresh | Weights::Rows(_)));
     let fresh = fresh.filter_map(|c| Some(c.after?.name)).collect();
     let network = start.network.edit(&settings.edits, settings.seed)?;
     Ok(Start { network, fresh, ..start })
