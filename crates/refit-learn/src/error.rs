@@ -116,6 +116,26 @@ pub enum LearnError {
         /// The classes.
         classes: Vec<String>,
     },
+    /// Rows of a head asked for where none can be kept.
+    #[error("--keep-classes does nothing with {with}, {why}")]
+    NothingKept {
+        /// The setting or the network.
+        with: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Classes to keep, of which there are none.
+    #[error(
+        "--keep-classes finds none to keep: the classes were {} and are now {}",
+        list(before),
+        list(now)
+    )]
+    NoSharedClasses {
+        /// The classes of the network that training starts from.
+        before: Vec<String>,
+        /// The classes of the images.
+        now: Vec<String>,
+    },
     /// A class that the model does not know.
     #[error("the model does not know the classes {}", list(classes))]
     UnknownClasses {
@@ -143,7 +163,7 @@ pub enum LearnError {
     Stopped,
 }
 
-fn list(names: &[String]) -> String {
+pub(crate) fn list(names: &[String]) -> String {
     let shown = names.iter().take(5).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     match names.len() {
         0..=5 => shown,
@@ -191,6 +211,16 @@ impl Hint for LearnError {
             Self::ForeignClasses { .. } => {
                 "use --strategy features, which learns classes of your own; `as-is` needs folders \
                  named by the network's own classes (WordNet ids or names)"
+                    .into()
+            }
+            Self::NothingKept { .. } => {
+                "leave it out, or start from a network with a linear head and train a linear one: \
+                 --strategy features, partial, fine-tune or pretrained-init"
+                    .into()
+            }
+            Self::NoSharedClasses { .. } => {
+                "leave it out, so that the whole head starts anew; or name the folders as the \
+                 network's classes are named, as `refit info MODEL` lists them"
                     .into()
             }
             Self::UnknownClasses { known, .. } => {

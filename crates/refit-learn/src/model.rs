@@ -291,7 +291,7 @@ impl Model {
 }
 
 /// ImageNet's names where there are as many classes; their numbers elsewhere.
-fn class_names(network: &Network) -> Vec<String> {
+pub(crate) fn class_names(network: &Network) -> Vec<String> {
     let graph = network.graph();
     let outputs = graph.nodes()[graph.output()].shape.elements();
     let known: Vec<String> = zoo::imagenet_classes().map(|(_, name)| name.to_owned()).collect();

@@ -131,6 +131,10 @@ pub struct Settings {
     pub precision: Precision,
     /// What classifies.
     pub head: HeadKind,
+    /// Whether a linear head keeps the rows of classes that the network that training starts from
+    /// has too, by name; the head is then trained by steps from there, instead of being solved for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_classes: bool,
     /// Views of each training image that the head of `features` learns from: the plain one, the
     /// mirrored one, then augmented ones.
     pub views: usize,
@@ -258,6 +262,7 @@ impl Settings {
             unfreeze_from: None,
             precision: Precision::F32,
             head: HeadKind::Linear,
+            keep_classes: false,
             views: 2,
             seed: 0,
             strict: false,
@@ -330,6 +335,26 @@ impl Settings {
             let (precision, strategy) = (self.precision, self.strategy);
             return Err(LearnError::NothingFrozen { precision, strategy });
         }
+        self.check_keep_classes()?;
         Ok(self.precision.check()?)
+    }
+
+    /// Refuses to keep a head's rows where no head is replaced by a linear one.
+    fn check_keep_classes(&self) -> Result<(), LearnError> {
+        let with = |with: String, why| Err(LearnError::NothingKept { with, why });
+        let strategy = || format!("--strategy {}", self.strategy);
+        match (self.keep_classes, self.strategy, self.head) {
+            (true, Strategy::AsIs, _) => with(strategy(), "which keeps the whole head"),
+            (true, Strategy::Scratch, _) => with(strategy(), "which starts without any classes"),
+            (true, _, HeadKind::Mlp { .. }) => {
+                with(format!("--head {}", self.head), "whose rows take other values")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a head is solved for at once, not trained by steps.
+    pub(crate) fn solves_head(&self) -> bool {
+        self.head == HeadKind::Linear && !self.keep_classes
     }
 }

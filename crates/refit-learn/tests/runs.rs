@@ -84,25 +84,29 @@ impl Log {
     }
 }
 
-/// A model of a network that is not in the zoo is a start like any other.
-#[test]
-fn a_run_starts_from_a_model_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    pictures(&data, &[6, 6, 6]);
+/// A model of a network that is not in the zoo.
+fn tiny(classes: [&str; 3]) -> Model {
     let (mut g, x) = Builder::new("tiny", Shape::map(3, 32, 32));
     let y = g.conv("conv", x, Conv::k3(8).stride(2));
     let y = g.batch_norm("norm", y, BatchNorm::default());
     let y = g.relu("relu", y);
     let y = g.global_avg_pool("pool", y);
     let y = g.linear("fc", y, 3);
-    let tiny = Network::initialize(g.finish(y, "fc").unwrap(), 1, &Default::default());
-    let file = dir.path().join("tiny.safetensors");
+    let network = Network::initialize(g.finish(y, "fc").unwrap(), 1, &Default::default());
     let lite = zoo::find("efficientnet_lite0").unwrap();
     let card = Model::random(lite, 0, &Default::default()).card;
+    Model { network, card: Card { classes: classes.map(String::from).to_vec(), ..card } }
+}
+
+#[test]
+fn a_run_starts_from_a_model_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6, 6]);
+    let Model { network: tiny, card } = tiny(["a", "b", "c"]);
+    let file = dir.path().join("tiny.safetensors");
     let frozen = tiny.edit(&[Edit::FreezeBody], 0).unwrap();
-    let classes = ["a", "b", "c"].map(String::from).to_vec();
-    Model { network: frozen, card: Card { classes, ..card } }.save(&file).unwrap();
+    Model { network: frozen, card }.save(&file).unwrap();
     for strategy in [Strategy::Features, Strategy::FineTune] {
         let start = Settings { weights: Some(file.clone()), ..small(&data, strategy) };
         let outcome = train(&Settings { backbone: "tiny".into(), ..start }, &context(None), &());
@@ -121,6 +125,119 @@ fn a_run_starts_from_a_model_file() {
     let as_is = Settings { weights: Some(file), backbone: "tiny".into(), ..as_is };
     let error = train(&as_is, &context(None), &()).unwrap_err();
     assert_eq!(error.to_string(), "there is no network `tiny`");
+}
+
+fn row(network: &Network, parameter: &str, row: usize) -> Vec<f32> {
+    let parameter = &network.parameters()[parameter];
+    let width = parameter.len() / parameter.shape[0];
+    parameter.to_vec()[row * width..][..width].to_vec()
+}
+
+/// Rates at which nothing moves show where training began.
+#[test]
+fn shared_classes_keep_their_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6, 6]);
+    let (file, old) = (dir.path().join("tiny.safetensors"), tiny(["Red ", "violet", "BLUE"]));
+    old.save(&file).unwrap();
+    for strategy in [Strategy::Features, Strategy::FineTune, Strategy::PretrainedInit] {
+        let log = Log::default();
+        let mut settings = small(&data, strategy);
+        (settings.weights, settings.backbone) = (Some(file.clone()), "tiny".into());
+        (settings.keep_classes, settings.training.learning_rate) = (true, 1e-12);
+        let new = train(&settings, &context(None), &log).unwrap().model.network;
+        assert!(
+            log.says("head: kept the rows of 2 of 3 classes: `blue`, `red`; the others are new")
+        );
+        for (from, to) in [(2, 0), (0, 2)] {
+            let (old, new) = (row(&old.network, "fc.weight", from), row(&new, "fc.weight", to));
+            let far = old.iter().zip(&new).any(|(old, new)| (old - new).abs() > 1e-8);
+            // The first stage of `fine-tune` has rates of its own.
+            assert_eq!(far, strategy == Strategy::FineTune, "{strategy}: {old:?} {new:?}");
+        }
+    }
+}
+
+#[test]
+fn classes_of_imagenet_keep_their_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    for (hue, class) in ["n01440764_tench", "Great_White_Shark", "zebu"].into_iter().enumerate() {
+        fs::create_dir_all(dir.path().join(class)).unwrap();
+        (0..3).for_each(|i| picture(&dir.path().join(class).join(format!("{i}.bmp")), hue, i));
+    }
+    let mut settings = Settings { keep_classes: true, ..small(dir.path(), Strategy::Features) };
+    settings.training.learning_rate = 1e-12;
+    let new = train(&settings, &context(None), &()).unwrap().model;
+    let old = Model::open("efficientnet_lite0", &Default::default()).unwrap();
+    assert_eq!(new.card.classes[..2], ["Great_White_Shark", "n01440764_tench"]);
+    for (from, to) in [(2, 0), (0, 1)] {
+        for parameter in ["classifier.weight", "classifier.bias"] {
+            let (old, new) = (row(&old.network, parameter, from), row(&new.network, parameter, to));
+            assert!(old.iter().zip(&new).all(|(old, new)| (old - new).abs() < 1e-8), "{parameter}");
+        }
+    }
+}
+
+#[test]
+fn rows_that_cannot_be_kept_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[3, 3]);
+    let file = dir.path().join("tiny.safetensors");
+    let refused = |strategy: Strategy, change: &dyn Fn(&mut Settings)| {
+        let mut settings = small(&data, strategy);
+        (settings.weights, settings.backbone) = (Some(file.clone()), "tiny".into());
+        settings.keep_classes = true;
+        change(&mut settings);
+        let error = train(&settings, &context(None), &()).unwrap_err();
+        assert!(error.hint().unwrap().contains("leave it out"), "{error}");
+        error.to_string()
+    };
+    let does_nothing = |with: &str| format!("--keep-classes does nothing with {with}");
+    assert_eq!(
+        refused(Strategy::Scratch, &|_| ()),
+        does_nothing("--strategy scratch, which starts without any classes")
+    );
+    assert_eq!(
+        refused(Strategy::AsIs, &|_| ()),
+        does_nothing("--strategy as-is, which keeps the whole head")
+    );
+    assert_eq!(
+        refused(Strategy::FineTune, &|s| s.head = HeadKind::Mlp { hidden: 4 }),
+        does_nothing("--head mlp:4, whose rows take other values")
+    );
+
+    let features = |change: &dyn Fn(&mut Settings)| refused(Strategy::Features, change);
+    tiny(["cat", "dog", "cow"]).save(&file).unwrap();
+    assert_eq!(
+        features(&|_| ()),
+        "--keep-classes finds none to keep: the classes were `cat`, `dog`, `cow` and are now \
+         `blue`, `green`"
+    );
+    tiny(["blue", "dog", "cow"]).save(&file).unwrap();
+    let keep = vec![[0, 1]];
+    for edit in [
+        Edit::ReplaceHead { classes: 3, kind: HeadKind::Linear, keep },
+        Edit::Reinitialize { layers: "fc".into() },
+        Edit::CutAt { layer: "norm".into() },
+    ] {
+        let edited = features(&|s| s.edits = vec![edit.clone()]);
+        assert_eq!(edited, does_nothing("this --recipe, which changes the head"));
+    }
+    let Model { network, mut card } = tiny(["blue", "dog", "cow"]);
+    card.classes.clear();
+    let cut = network.edit(&[Edit::CutAt { layer: "norm".into() }], 0).unwrap();
+    Model { network: cut, card }.save(&file).unwrap();
+    assert_eq!(features(&|_| ()), does_nothing("this network, which gives features, not classes"));
+
+    // A checkpoint's classes are known by their numbers.
+    let head = Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear, keep: vec![] };
+    let resnet = zoo::find("resnet18").unwrap().random(1, &Default::default());
+    let resnet = resnet.edit(&[head], 0).unwrap();
+    refit_net::model_file::save(&file, &resnet, &serde_json::json!({})).unwrap();
+    let numbered = features(&|s| s.backbone = "resnet18".into());
+    assert!(numbered.contains("were `0`, `1`, `2`, `3`, `4` and 2 more and are"), "{numbered}");
 }
 
 #[test]
@@ -458,8 +575,9 @@ fn weights_of_another_architecture_are_refused_with_the_way_out() {
     let hint = error.hint().unwrap();
     assert!(hint.contains("--backbone resnet18") && hint.contains("refit distill"), "{hint}");
     // The right architecture takes them, even with a head of another size.
-    let headed =
-        resnet.edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear }], 0).unwrap();
+    let headed = resnet
+        .edit(&[Edit::ReplaceHead { classes: 7, kind: HeadKind::Linear, keep: vec![] }], 0)
+        .unwrap();
     refit_net::model_file::save(&file, &headed, &serde_json::json!({})).unwrap();
     let settings = Settings { backbone: "resnet18".into(), ..settings };
     train(&settings, &context(None), &()).unwrap();

@@ -179,7 +179,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");
         let net = zoo::find("resnet18").unwrap().random(3, &Device::default());
-        let edits = [Edit::ReplaceHead { classes: 4, kind: HeadKind::Linear }, Edit::FreezeBody];
+        let edits = [
+            Edit::ReplaceHead { classes: 4, kind: HeadKind::Linear, keep: vec![] },
+            Edit::FreezeBody,
+        ];
         let net = net.edit(&edits, 1).unwrap();
         let card = serde_json::json!({"classes": ["a", "b", "c", "d"]});
         save(&path, &net, &card).unwrap();

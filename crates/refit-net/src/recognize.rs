@@ -53,7 +53,7 @@ impl Hint for RecognizeError {
         Some(match self {
             Self::Unknown { .. } => {
                 "give weights of a network that `refit models` lists, under the names of its \
-                 column `names as in`"
+                 column `names as in`, or a model that refit made"
                     .into()
             }
             Self::Ambiguous { candidates, .. } => {

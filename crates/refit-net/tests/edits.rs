@@ -59,12 +59,18 @@ fn new_layer(rng: &mut StdRng) -> NewLayer {
     }
 }
 
+/// Some keep rows of the old head.
+fn linear_head(classes: usize) -> Edit {
+    let keep = if classes % 2 == 1 { vec![[0, classes - 1]] } else { vec![] };
+    Edit::ReplaceHead { classes, kind: HeadKind::Linear, keep }
+}
+
 fn edit(graph: &Graph, rng: &mut StdRng) -> Edit {
     let layer = name(graph, rng);
     let layers = pattern(graph, rng);
     match rng.random_range(0..16) {
-        0 => Edit::ReplaceHead { classes: rng.random_range(0..9), kind: HeadKind::Linear },
-        1 => Edit::ReplaceHead { classes: 3, kind: HeadKind::Mlp { hidden: 5 } },
+        0 => linear_head(rng.random_range(0..9)),
+        1 => Edit::ReplaceHead { classes: 3, kind: HeadKind::Mlp { hidden: 5 }, keep: vec![] },
         2 if rng.random_bool(0.2) => Edit::CutAt { layer },
         3 | 4 => Edit::Remove { layers },
         5..=7 => {

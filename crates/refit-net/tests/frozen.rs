@@ -246,7 +246,7 @@ fn the_boundary_is_where_training_begins() {
         boundary(&[Edit::UnfreezeFrom { layer: "block2.pw".into() }]),
         ["pool", "block2.act"]
     );
-    let head = Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear };
+    let head = Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear, keep: vec![] };
     assert_eq!(boundary(&[head, Edit::FreezeBody]), ["mean"]);
 }
 

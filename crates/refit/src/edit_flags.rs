@@ -117,7 +117,7 @@ fn replace_head(text: &str) -> Result<Edit, String> {
         Some((classes, kind)) => (classes, arguments::head(kind)?),
         None => (text, HeadKind::Linear),
     };
-    Ok(Edit::ReplaceHead { classes: arguments::at_least_one(classes)?, kind })
+    Ok(Edit::ReplaceHead { classes: arguments::at_least_one(classes)?, kind, keep: vec![] })
 }
 
 fn insert(text: &str) -> Result<Edit, String> {
@@ -232,7 +232,7 @@ mod tests {
                 Edit::Remove { layers: "b".into() },
                 Edit::FreezeBody,
                 freeze("c"),
-                Edit::ReplaceHead { classes: 5, kind: HeadKind::Mlp { hidden: 8 } },
+                Edit::ReplaceHead { classes: 5, kind: HeadKind::Mlp { hidden: 8 }, keep: vec![] },
             ]
         );
         assert_eq!(

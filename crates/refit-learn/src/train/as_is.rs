@@ -15,8 +15,7 @@ impl Run<'_> {
     /// The pretrained network judged on classes that it knows.
     pub(super) fn as_is(&self, start: Start) -> Result<Outcome, LearnError> {
         let known: Vec<(&str, &str)> = zoo::imagenet_classes().collect();
-        let find =
-            |class: &String| known.iter().position(|&(id, name)| same_class(class, id, name));
+        let find = |class: &String| imagenet_position(class);
         let mapped: Vec<Option<usize>> = self.dataset.classes.iter().map(find).collect();
         let foreign: Vec<String> = self
             .dataset
@@ -72,6 +71,11 @@ impl Run<'_> {
         let model = Model { network: start.network, card };
         Ok(Outcome { model, report, history: vec![] })
     }
+}
+
+/// The number of the ImageNet class that a folder's name means, if it means one.
+pub(super) fn imagenet_position(folder: &str) -> Option<usize> {
+    zoo::imagenet_classes().position(|(id, name)| same_class(folder, id, name))
 }
 
 /// Whether a folder's name means a class of the network: its WordNet id, alone or before its name,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use refit_net::{Edit, HeadKind, Network, Training, Value};
+use refit_net::{Edit, Network, Training, Value};
 
 use super::images::{Images, SplitFeatures};
 use super::judge::judge_rows;
@@ -17,7 +17,8 @@ use crate::settings::{ClassBalance, Strategy, TrainingSettings};
 use crate::watch::{Event, stage};
 
 impl Run<'_> {
-    /// Freezes the body and fits the head on features.
+    /// Freezes the body and fits the head on features: a linear one is solved for, unless it is to
+    /// start from rows that were kept.
     pub(super) fn head(
         &self,
         network: Network,
@@ -26,14 +27,14 @@ impl Run<'_> {
         is_whole_run: bool,
     ) -> Result<Learned, LearnError> {
         let network = network.edit(&[Edit::FreezeBody], self.settings.seed)?;
-        match self.settings.head {
-            HeadKind::Linear => self.linear_head(network, features, images),
-            HeadKind::Mlp { .. } => self.mlp_head(network, features, images, is_whole_run),
+        match self.settings.solves_head() {
+            true => self.solved_head(network, features, images),
+            false => self.stepped_head(network, features, images, is_whole_run),
         }
     }
 
     /// Solves a linear head by logistic regression.
-    pub(super) fn linear_head(
+    pub(super) fn solved_head(
         &self,
         mut network: Network,
         features: &SplitFeatures,
@@ -68,7 +69,8 @@ impl Run<'_> {
         Ok(Learned { strength: Some(strength), ..Learned::at_once(network) })
     }
 
-    pub(super) fn mlp_head(
+    /// Trains a head by gradient descent from where it is.
+    pub(super) fn stepped_head(
         &self,
         network: Network,
         features: &SplitFeatures,

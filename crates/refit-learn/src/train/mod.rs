@@ -6,6 +6,7 @@ mod folder;
 mod head;
 mod images;
 mod judge;
+mod keep;
 mod start;
 
 use std::path::PathBuf;
@@ -172,10 +173,10 @@ impl Run<'_> {
 
     /// Every strategy that trains something.
     fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
-        let classes = self.dataset.classes.len();
         let strategy = self.settings.strategy;
         let mut seconds = Seconds::default();
         self.warn_of_random_features(&start);
+        let network = self.with_new_head(&start)?;
         let (images, features) = if strategy.runs_frozen() {
             let features = self.features(&start)?;
             seconds.features = features.learned.seconds + features.judged.seconds;
@@ -185,8 +186,6 @@ impl Run<'_> {
         };
         self.folder.begin(self.settings, &images, self.context.resume)?;
         let training_began = Instant::now();
-        let head = Edit::ReplaceHead { classes, kind: self.settings.head };
-        let network = start.network.edit(&[head], self.settings.seed)?;
         let learned = match (strategy, &features) {
             (Strategy::Features, Some(features)) => self.head(network, features, &images, true)?,
             (_, Some(features)) => {
@@ -227,6 +226,13 @@ impl Run<'_> {
         };
         let model = Model { network: learned.network, card };
         Ok(Outcome { model, report, history: learned.history })
+    }
+
+    /// The network with a head for the images' classes.
+    fn with_new_head(&self, start: &Start) -> Result<Network, LearnError> {
+        let (classes, kind) = (self.dataset.classes.len(), self.settings.head);
+        let head = Edit::ReplaceHead { classes, kind, keep: self.kept_classes(start)? };
+        Ok(start.network.edit(&[head], self.settings.seed)?)
     }
 
     /// A body that nobody trains should not have random layers.

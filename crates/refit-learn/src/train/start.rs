@@ -10,7 +10,7 @@ use refit_net::zoo::{self, Architecture};
 use refit_net::{Classes, Edit, HeadWeights, Network, Weights};
 
 use crate::error::LearnError;
-use crate::model::{Model, Provenance, preprocess_for};
+use crate::model::{Card, Model, Provenance, class_names, preprocess_for};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use crate::weights::{self, Weighted};
@@ -61,6 +61,8 @@ pub(super) struct Start {
     pub network: Network,
     pub preprocess: Preprocess,
     pub weights: Provenance,
+    /// What its outputs stood for before any edits; none where they were features.
+    pub classes: Vec<String>,
     /// Layers that edits made, or start anew.
     pub fresh: Vec<String>,
 }
@@ -93,7 +95,8 @@ pub(super) fn starting_point(
         None => unedited(zoo::find(&settings.backbone)?, settings, device, watch)?,
     };
     let changes = start.network.changes(&settings.edits)?;
-    let fresh = changes.into_iter().filter(|c| c.weights == Weights::Fresh);
+    let fresh =
+        changes.into_iter().filter(|c| matches!(c.weights, Weights::Fresh | Weights::Rows(_)));
     let fresh = fresh.filter_map(|c| Some(c.after?.name)).collect();
     let network = start.network.edit(&settings.edits, settings.seed)?;
     Ok(Start { network, fresh, ..start })
@@ -103,7 +106,8 @@ pub(super) fn starting_point(
 fn from_model(model: Model) -> Result<Start, LearnError> {
     let Model { network, card } = model;
     let network = network.edit(&[Edit::Unfreeze { layers: "*".into() }], 0)?;
-    Ok(Start { network, preprocess: card.preprocess, weights: card.weights, fresh: vec![] })
+    let Card { preprocess, weights, classes, .. } = card;
+    Ok(Start { network, preprocess, weights, classes, fresh: vec![] })
 }
 
 fn unedited(
@@ -116,18 +120,19 @@ fn unedited(
         (_, Strategy::Scratch) => scratch(architecture, settings.seed, device),
         (None, _) => weights::published(architecture, device)?,
         (Some(path), strategy) => {
-            let head = match strategy {
-                Strategy::AsIs => HeadWeights::Required,
-                _ => HeadWeights::Optional,
+            let (classes, head) = match strategy {
+                Strategy::AsIs => (Classes::AsPublished, HeadWeights::Required),
+                _ if settings.keep_classes => (Classes::AsStored, HeadWeights::Required),
+                _ => (Classes::AsPublished, HeadWeights::Optional),
             };
-            let classes = Classes::AsPublished;
             weights::from_file(architecture, path, classes, head, settings.seed, device)?
         }
     };
     let (network, adapted) = weights::for_rgb(network)?;
     notes.into_iter().chain(adapted).for_each(|note| watch.event(Event::Note(note)));
     let preprocess = preprocess_for(&architecture.input);
-    Ok(Start { network, preprocess, weights, fresh: vec![] })
+    let classes = class_names(&network);
+    Ok(Start { network, preprocess, weights, classes, fresh: vec![] })
 }
 
 fn scratch(architecture: &Architecture, seed: u64, device: &Device) -> Weighted {

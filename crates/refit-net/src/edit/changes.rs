@@ -42,6 +42,8 @@ pub enum Weights {
     Kept,
     /// Some or all start anew.
     Fresh,
+    /// So many rows of the old head are kept, others start anew.
+    Rows(usize),
 }
 
 /// The differences, in the order of the new graph, what is removed where it was.
@@ -65,7 +67,8 @@ pub(super) fn between(before: &Draft, after: &Draft) -> Vec<Change> {
         });
     }
     changes.extend(gone.map(removed));
-    changes.retain(|c| c.before != c.after || c.weights == Weights::Fresh);
+    changes
+        .retain(|c| c.before != c.after || matches!(c.weights, Weights::Fresh | Weights::Rows(_)));
     changes
 }
 
@@ -84,11 +87,17 @@ impl Draft {
 
     fn weights(&self, id: NodeId) -> Weights {
         let specs = self.graph.parameters(id);
-        let origin = |suffix| &self.origins[&self.graph.parameter_name(id, suffix)];
-        match specs.iter().any(|p| matches!(origin(p.suffix), Origin::Fresh(..))) {
-            _ if specs.is_empty() => Weights::None,
-            true => Weights::Fresh,
-            false => Weights::Kept,
+        let origins = specs.iter().map(|p| &self.origins[&self.graph.parameter_name(id, p.suffix)]);
+        let rows = |origin: &Origin| match origin {
+            Origin::Rows(rows) => Some(Weights::Rows(rows.pairs.len())),
+            _ => None,
+        };
+        let is_fresh = |origin: &Origin| matches!(origin, Origin::Fresh(..));
+        match origins.clone().find_map(rows) {
+            Some(rows) => rows,
+            None if specs.is_empty() => Weights::None,
+            None if origins.clone().any(is_fresh) => Weights::Fresh,
+            None => Weights::Kept,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::EditError;
 use super::input::adapt;
+use super::rows::Rows;
 use crate::graph::{Graph, GraphError, GraphRecord, NodeId};
 use crate::layer::{Layer, ParameterSpec};
 use crate::network::{Network, Parameter, initial_values};
@@ -18,6 +19,25 @@ pub(super) enum Origin {
     Adapted(String),
     /// The seed; the name and the layer that the parameter had when it was made.
     Fresh(String, Layer),
+    /// The seed, but for some rows.
+    Rows(Box<Rows>),
+}
+
+impl Origin {
+    /// The parameter, its values being of `net`.
+    pub fn parameter(&self, spec: &ParameterSpec, net: &Network, seed: u64) -> Parameter {
+        let values = match self {
+            Self::Kept(old) => return net.parameters()[old].clone(),
+            Self::Adapted(old) => {
+                let old = &net.parameters()[old];
+                let taps = old.shape[2..].iter().product();
+                adapt(&old.to_vec(), old.shape[1], spec.shape[1], taps)
+            }
+            Self::Fresh(first, layer) => initial_values(layer, spec, first, seed),
+            Self::Rows(rows) => rows.values(spec, net, seed),
+        };
+        Parameter::new(spec, values, net.device())
+    }
 }
 
 /// A network under edits.
@@ -108,23 +128,11 @@ impl Draft {
 
     /// The edited network, with the values of the one that it was drawn from.
     pub fn finish(self, net: &Network, seed: u64) -> Network {
-        let value = |spec: &ParameterSpec, name: &str| match &self.origins[name] {
-            Origin::Kept(old) => net.parameters()[old].clone(),
-            Origin::Adapted(old) => {
-                let old = &net.parameters()[old];
-                let taps = old.shape[2..].iter().product();
-                let values = adapt(&old.to_vec(), old.shape[1], spec.shape[1], taps);
-                Parameter::new(spec, values, net.device())
-            }
-            Origin::Fresh(first, layer) => {
-                Parameter::new(spec, initial_values(layer, spec, first, seed), net.device())
-            }
-        };
         let mut parameters = BTreeMap::new();
         for id in 0..self.graph.nodes().len() {
             for spec in self.graph.parameters(id) {
                 let name = self.graph.parameter_name(id, spec.suffix);
-                let parameter = value(&spec, &name);
+                let parameter = self.origins[&name].parameter(&spec, net, seed);
                 parameters.insert(name, parameter);
             }
         }

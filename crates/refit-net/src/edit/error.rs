@@ -30,6 +30,14 @@ pub enum EditError {
         /// The layer.
         layer: String,
     },
+    /// Rows that a new head cannot take from the old one.
+    #[error("no rows of the head of `{net}` can be kept: {reason}")]
+    Rows {
+        /// The network.
+        net: String,
+        /// Why not.
+        reason: String,
+    },
     /// A pattern that no layer's name fits.
     #[error("no layer of `{net}` fits `{pattern}`")]
     NoSuchLayers {
@@ -90,6 +98,10 @@ impl Hint for EditError {
             }
             Self::Stem { .. } => {
                 "give images of as many channels as the network was made for".into()
+            }
+            Self::Rows { .. } => {
+                "let the whole head start anew: leave out --keep-classes, or `keep` in a recipe"
+                    .into()
             }
             Self::NoSuchLayers { net, nearest, .. }
             | Self::NoneOfKind { net, nearest: Some(nearest), .. } => {

@@ -35,7 +35,12 @@ impl fmt::Display for HeadKind {
 }
 
 impl Draft {
-    pub(super) fn replace_head(&self, classes: usize, kind: HeadKind) -> Result<Self, EditError> {
+    pub(super) fn replace_head(
+        &self,
+        classes: usize,
+        kind: HeadKind,
+        keep: &[[usize; 2]],
+    ) -> Result<Self, EditError> {
         let graph = &self.graph;
         let first = (0..graph.nodes().len()).find(|&id| graph.is_head(id));
         // A network that was cut gets one on top.
@@ -62,6 +67,9 @@ impl Draft {
         let nodes = next.graph.nodes().iter().enumerate();
         let fresh = nodes.filter(|(_, n)| fresh.contains(&n.name)).map(|(id, _)| id);
         next.reinitialize(Vec::from_iter(fresh));
+        if !keep.is_empty() {
+            next.keep_rows(self, kind, keep)?;
+        }
         Ok(next)
     }
 

@@ -10,6 +10,7 @@ mod head;
 mod input;
 mod kinds;
 mod new_layer;
+mod rows;
 mod select;
 mod structure;
 
@@ -47,6 +48,10 @@ pub enum Edit {
         /// What it is made of.
         #[serde(default)]
         kind: HeadKind,
+        /// Rows of the old head, a linear one or a 1x1 convolution, that a linear one keeps: pairs
+        /// of a class's number in the old head and in the new.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keep: Vec<[usize; 2]>,
     },
     /// Makes the value of a layer the network's output and drops what it does not need.
     CutAt {
@@ -172,7 +177,9 @@ impl Draft {
     fn after(&self, edit: &Edit) -> Result<Self, EditError> {
         let mut next = self.clone();
         match edit {
-            Edit::ReplaceHead { classes, kind } => return self.replace_head(*classes, *kind),
+            Edit::ReplaceHead { classes, kind, keep } => {
+                return self.replace_head(*classes, *kind, keep);
+            }
             Edit::CutAt { layer } => return self.cut_at(layer),
             Edit::Remove { layers } => return self.remove(layers),
             Edit::Insert { after, layer, name } => {
@@ -242,7 +249,7 @@ mod tests {
     fn a_new_head_keeps_the_body() {
         let net = lite0();
         let edits = [
-            Edit::ReplaceHead { classes: 7, kind: HeadKind::Mlp { hidden: 32 } },
+            Edit::ReplaceHead { classes: 7, kind: HeadKind::Mlp { hidden: 32 }, keep: vec![] },
             Edit::FreezeBody,
         ];
         let new = net.edit(&edits, 2).unwrap();
@@ -260,8 +267,9 @@ mod tests {
         let body = "blocks.3.1.conv_dw.weight";
         assert_eq!(new.parameters()[body].to_vec(), net.parameters()[body].to_vec());
         // The head is found again and can be replaced once more.
-        let again =
-            new.edit(&[Edit::ReplaceHead { classes: 3, kind: HeadKind::Linear }], 2).unwrap();
+        let again = new
+            .edit(&[Edit::ReplaceHead { classes: 3, kind: HeadKind::Linear, keep: vec![] }], 2)
+            .unwrap();
         assert_eq!(again.parameters()["classifier.weight"].shape, [3, 1280]);
     }
 
@@ -274,7 +282,7 @@ mod tests {
                 .keys()
                 .all(|k| !k.starts_with("blocks.3") && !k.starts_with("classifier"))
         );
-        let head = Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear };
+        let head = Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear, keep: vec![] };
         let net = net.edit(&[head], 0).unwrap();
         assert_eq!(net.graph().head(), "head");
         assert_eq!(net.graph().nodes()[net.graph().features()].name, "head_pool");
@@ -307,7 +315,7 @@ mod tests {
         assert!(error.hint().unwrap().contains("glob"));
         let error = net.edit(&[Edit::CutAt { layer: "blocks.99".into() }], 0).unwrap_err();
         assert!(error.to_string().contains("no layer `blocks.99`"));
-        let none = Edit::ReplaceHead { classes: 0, kind: HeadKind::Linear };
+        let none = Edit::ReplaceHead { classes: 0, kind: HeadKind::Linear, keep: vec![] };
         assert!(net.edit(&[none], 0).unwrap_err().to_string().contains("no outputs"));
     }
 
@@ -592,7 +600,7 @@ mod tests {
             },
             Edit::Rename { layer: named("pool"), to: named("mean") },
             Edit::Freeze { layers: named("stem") },
-            Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear },
+            Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear, keep: vec![] },
         ];
         let net = small();
         let name = |s: &Option<LayerState>| s.as_ref().map_or("-".into(), |s| s.name.clone());
@@ -629,7 +637,9 @@ mod tests {
         let remove = net.edit(&[Edit::Remove { layers: named("aux1") }]).unwrap();
         assert_eq!(ends(&remove), ["aux2.fc2"]);
         assert!(remove.find("aux1").is_err());
-        let head = net.edit(&[Edit::ReplaceHead { classes: 3, kind: HeadKind::Linear }]).unwrap();
+        let head = net
+            .edit(&[Edit::ReplaceHead { classes: 3, kind: HeadKind::Linear, keep: vec![] }])
+            .unwrap();
         assert_eq!(head.nodes()[head.find("aux2.fc2").unwrap()].shape, Shape::vector(3));
         let rename = net.edit(&[Edit::Rename { layer: named("aux1"), to: named("half") }]).unwrap();
         assert_eq!(ends(&rename), ["half.fc2", "aux2.fc2"]);

@@ -143,12 +143,12 @@ impl Hint for ZooError {
                 Some(format!("did you mean `{nearest}`? `refit models` lists all"))
             }
             Self::NoWeights { name, published: true } => Some(format!(
-                "fetch them with `refit pull {name}`, give a checkpoint with --weights FILE, or \
-                 use efficientnet_lite0, whose weights are embedded"
+                "fetch them with `refit pull {name}`, give a checkpoint or a model that refit made \
+                 with --weights FILE, or use efficientnet_lite0, whose weights are embedded"
             )),
             Self::NoWeights { .. } => Some(
-                "give a checkpoint with --weights FILE, or use efficientnet_lite0, whose weights \
-                 are embedded"
+                "give a checkpoint or a model that refit made with --weights FILE, or use \
+                 efficientnet_lite0, whose weights are embedded"
                     .into(),
             ),
             Self::StateDict(error) => error.hint(),

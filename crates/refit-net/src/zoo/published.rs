@@ -24,6 +24,8 @@ enum Names {
     Same,
     Vgg,
     ConvNext,
+    MobileNetV2,
+    MnasNet,
     EfficientNet,
     RegNet,
 }
@@ -44,7 +46,7 @@ const fn row(
 }
 
 #[rustfmt::skip]
-const PUBLISHED: [Published; 49] = [
+const PUBLISHED: [Published; 51] = [
     row("vgg11", "timm/vgg11.tv_in1k", BSD, Names::Vgg),
     row("vgg11_bn", "timm/vgg11_bn.tv_in1k", BSD, Names::Vgg),
     row("vgg13", "timm/vgg13.tv_in1k", BSD, Names::Vgg),
@@ -71,6 +73,8 @@ const PUBLISHED: [Published; 49] = [
     row("densenet161", "timm/densenet161.tv_in1k", APACHE, Names::Same),
     row("densenet169", "timm/densenet169.tv_in1k", APACHE, Names::Same),
     row("densenet201", "timm/densenet201.tv_in1k", APACHE, Names::Same),
+    row("mobilenet_v2", "timm/mobilenetv2_100.ra_in1k", APACHE, Names::MobileNetV2),
+    row("mnasnet1_0", "timm/mnasnet_100.rmsp_in1k", APACHE, Names::MnasNet),
     row("efficientnet_lite1", "timm/tf_efficientnet_lite1.in1k", APACHE, Names::Same),
     row("efficientnet_lite2", "timm/tf_efficientnet_lite2.in1k", APACHE, Names::Same),
     row("efficientnet_lite3", "timm/tf_efficientnet_lite3.in1k", APACHE, Names::Same),
@@ -133,6 +137,8 @@ impl Names {
             Self::Same => name.to_owned(),
             Self::Vgg => vgg(name),
             Self::ConvNext => convnext(name),
+            Self::MobileNetV2 => mobilenet_v2(name),
+            Self::MnasNet => mnasnet(name),
             Self::EfficientNet => efficientnet(name),
             Self::RegNet => regnet(name),
         }
@@ -182,13 +188,76 @@ fn convnext(name: &str) -> String {
     stage(name).unwrap_or_else(|| restarted(name, &others))
 }
 
-fn efficientnet(name: &str) -> String {
+/// Stage, block and the rest of `blocks.1.0.conv_pw.weight`.
+fn block_of(name: &str) -> Option<(usize, usize, &str)> {
+    let (stage, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
+    let (block, layer) = rest.split_once('.')?;
+    Some((number(stage, "")?, number(block, "")?, layer))
+}
+
+/// torchvision counts blocks through all stages.
+fn mobilenet_v2(name: &str) -> String {
+    const FIRST: [usize; 7] = [1, 2, 4, 7, 11, 14, 17];
     let block = |name: &str| {
-        let (stage, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
-        let (block, layer) = rest.split_once('.')?;
+        let (stage, block, layer) = block_of(name)?;
         let layers: &[(&str, &str)] = match stage {
             // Nothing widens in the first stage.
-            "0" => &[
+            0 => &[("conv_dw.", "0.0."), ("bn1.", "0.1."), ("conv_pw.", "1."), ("bn2.", "2.")],
+            _ => &[
+                ("conv_pw.", "0.0."),
+                ("bn1.", "0.1."),
+                ("conv_dw.", "1.0."),
+                ("bn2.", "1.1."),
+                ("conv_pwl.", "2."),
+                ("bn3.", "3."),
+            ],
+        };
+        let number = FIRST.get(stage)? + block;
+        Some(format!("features.{number}.conv.{}", restarted(layer, layers)))
+    };
+    let others = [
+        ("conv_stem.", "features.0.0."),
+        ("bn1.", "features.0.1."),
+        ("conv_head.", "features.18.0."),
+        ("bn2.", "features.18.1."),
+        ("classifier.", "classifier.1."),
+    ];
+    block(name).unwrap_or_else(|| restarted(name, &others))
+}
+
+fn mnasnet(name: &str) -> String {
+    let block = |name: &str| {
+        let (stage, block, layer) = block_of(name)?;
+        if stage == 0 {
+            let layers = [("conv_dw.", "3."), ("bn1.", "4."), ("conv_pw.", "6."), ("bn2.", "7.")];
+            return Some(format!("layers.{}", restarted(layer, &layers)));
+        }
+        let layers = [
+            ("conv_pw.", "0."),
+            ("bn1.", "1."),
+            ("conv_dw.", "3."),
+            ("bn2.", "4."),
+            ("conv_pwl.", "6."),
+            ("bn3.", "7."),
+        ];
+        Some(format!("layers.{}.{block}.layers.{}", stage + 7, restarted(layer, &layers)))
+    };
+    let others = [
+        ("conv_stem.", "layers.0."),
+        ("bn1.", "layers.1."),
+        ("conv_head.", "layers.14."),
+        ("bn2.", "layers.15."),
+        ("classifier.", "classifier.1."),
+    ];
+    block(name).unwrap_or_else(|| restarted(name, &others))
+}
+
+fn efficientnet(name: &str) -> String {
+    let block = |name: &str| {
+        let (stage, block, layer) = block_of(name)?;
+        let layers: &[(&str, &str)] = match stage {
+            // Nothing widens in the first stage.
+            0 => &[
                 ("conv_dw.", "0.0."),
                 ("bn1.", "0.1."),
                 ("se.conv_reduce.", "1.fc1."),
@@ -207,8 +276,7 @@ fn efficientnet(name: &str) -> String {
                 ("bn3.", "3.1."),
             ],
         };
-        let stage = number(stage, "")? + 1;
-        Some(format!("features.{stage}.{block}.block.{}", restarted(layer, layers)))
+        Some(format!("features.{}.{block}.block.{}", stage + 1, restarted(layer, layers)))
     };
     let others = [
         ("conv_stem.", "features.0.0."),
@@ -269,6 +337,10 @@ mod tests {
             (Names::ConvNext, "stages.3.blocks.2.gamma", "features.7.2.layer_scale"),
             (Names::ConvNext, "stages.0.blocks.1.mlp.fc2.bias", "features.1.1.block.5.bias"),
             (Names::ConvNext, "head.fc.weight", "classifier.2.weight"),
+            (Names::MobileNetV2, "blocks.0.0.bn2.bias", "features.1.conv.2.bias"),
+            (Names::MobileNetV2, "blocks.5.2.conv_dw.weight", "features.16.conv.1.0.weight"),
+            (Names::MnasNet, "blocks.0.0.conv_pw.weight", "layers.6.weight"),
+            (Names::MnasNet, "blocks.5.3.bn2.bias", "layers.12.3.layers.4.bias"),
             (Names::EfficientNet, "bn1.running_mean", "features.0.1.running_mean"),
             (Names::EfficientNet, "blocks.0.0.conv_pw.weight", "features.1.0.block.2.0.weight"),
             (Names::EfficientNet, "blocks.6.0.bn3.bias", "features.7.0.block.3.1.bias"),
@@ -277,6 +349,38 @@ mod tests {
             (Names::RegNet, "head.fc.bias", "fc.bias"),
         ] {
             assert_eq!(names.of_zoo(theirs), ours);
+        }
+    }
+
+    /// timm's inverted residuals: the layers with weights of a network with so many blocks a stage.
+    fn inverted_residuals(blocks: [usize; 7]) -> Vec<String> {
+        let layers = |stage| match stage {
+            0 => &["conv_dw", "bn1", "conv_pw", "bn2"][..],
+            _ => &["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"],
+        };
+        let ends = ["conv_stem", "bn1", "conv_head", "bn2", "classifier"].map(str::to_owned);
+        let mut names = Vec::from(ends);
+        for (stage, blocks) in blocks.into_iter().enumerate() {
+            let block = |block| layers(stage).iter().map(move |l| format!("{block}.{l}"));
+            names.extend((0..blocks).flat_map(block).map(|name| format!("blocks.{stage}.{name}")));
+        }
+        names
+    }
+
+    #[test]
+    fn every_layer_of_inverted_residuals_is_named() {
+        use std::collections::BTreeSet;
+        for (network, blocks) in
+            [("mobilenet_v2", [1, 2, 3, 4, 3, 3, 1]), ("mnasnet1_0", [1, 3, 3, 3, 2, 4, 1])]
+        {
+            let architecture = zoo::find(network).unwrap();
+            let names = architecture.published().unwrap().names;
+            let theirs = inverted_residuals(blocks).into_iter().map(|n| format!("{n}.weight"));
+            let named: BTreeSet<String> = theirs.map(|name| names.of_zoo(&name)).collect();
+            let tensors = crate::recognize::tests::tensors_of(&architecture.graph());
+            let ours = tensors.into_iter().map(|(name, _)| name);
+            let ours: BTreeSet<String> = ours.filter(|name| name.ends_with(".weight")).collect();
+            assert_eq!(named, ours);
         }
     }
 

@@ -273,7 +273,7 @@ impl TrainStep {
 
     fn new(network: Network, batch: usize) -> Result<Self, Failure> {
         let edits = [
-            Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear },
+            Edit::ReplaceHead { classes: 2, kind: HeadKind::Linear, keep: vec![] },
             Edit::Unfreeze { layers: "*".into() },
         ];
         let network = network.edit(&edits, 0)?;

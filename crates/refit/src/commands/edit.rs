@@ -157,6 +157,10 @@ fn row(change: &Change) -> Vec<String> {
         Weights::None => "-".into(),
         Weights::Kept => both(&state),
         Weights::Fresh => format!("{}, starts anew", after.map(state).unwrap_or_default()),
+        Weights::Rows(n) => {
+            let state = after.map(state).unwrap_or_default();
+            format!("{state}, starts anew but for {}", count(n, "row"))
+        }
     };
     vec![
         both(&|s| s.name.clone()),

@@ -37,6 +37,7 @@ checkpoints.",
   refit train photos/ --val more-photos/ --views 4 --out runs/first
   refit train photos/ --strategy partial --unfreeze-from blocks.5
   refit train photos/ --weights resnet18.pth
+  refit train more-photos/ --weights runs/first/model.safetensors --keep-classes
   refit train photos/ --recipe edits.toml --strategy fine-tune
   refit train photos/ --precision bf16
   refit train --resume runs/first
@@ -95,8 +96,8 @@ struct TrainOptions {
     #[arg(long, value_name = "NAME")]
     backbone: Option<String>,
 
-    /// Its weights: .safetensors (or the index of several), or PyTorch's .pth [default: the
-    /// embedded ones]
+    /// Its weights: .safetensors (or the index of several), PyTorch's .pth, or a model that refit
+    /// made, edited ones too [default: the embedded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
 
@@ -121,6 +122,11 @@ struct TrainOptions {
     /// What classifies: `linear`, or `mlp:H` with a hidden layer of H units
     #[arg(long, value_name = "KIND", default_value = "linear", value_parser = arguments::head)]
     head: HeadKind,
+
+    /// Keep the rows of a linear head for classes that are named as before, and train the head from
+    /// there by steps instead of solving for it
+    #[arg(long)]
+    keep_classes: bool,
 
     /// Views of each image that `features` learns from: plain, mirrored, then augmented ones
     /// [default: 2]
@@ -235,6 +241,7 @@ impl TrainOptions {
             backbone: network.name().to_owned(),
             precision: self.precision,
             head: self.head,
+            keep_classes: self.keep_classes,
             views: self.views.unwrap_or(2),
             seed: self.seed,
             strict: self.strict,
@@ -329,7 +336,9 @@ impl TrainOptions {
 
     /// The flags about steps that were given, though no step will be made.
     fn idle_step_flags(&self) -> Vec<&'static str> {
-        let solved = self.strategy == Strategy::Features && self.head == HeadKind::Linear;
+        let solved = self.strategy == Strategy::Features
+            && self.head == HeadKind::Linear
+            && !self.keep_classes;
         if !solved && self.strategy != Strategy::AsIs {
             return Vec::new();
         }

@@ -61,6 +61,22 @@ fn edits_are_told_and_written() {
 }
 
 #[test]
+fn a_recipe_keeps_rows_of_the_head() {
+    let scene = Scene::new();
+    let recipe = |row: usize| {
+        format!("[[edit]]\nreplace_head = {{ classes = 3, keep = [[{row}, 0], [17, 2]] }}\n")
+    };
+    scene.write("keep.toml", recipe(999));
+    let said = scene.run(&format!("edit {NET} --recipe keep.toml")).exits(0);
+    assert_snapshot!("edit-keep", said.stdout);
+    scene.write("keep.toml", recipe(1000));
+    assert_snapshot!(
+        "edit-keep-refused",
+        scene.run(&format!("edit {NET} --recipe keep.toml")).refused()
+    );
+}
+
+#[test]
 fn flags_are_edits_in_their_order() {
     let scene = Scene::new();
     let last = |flags: &str| {

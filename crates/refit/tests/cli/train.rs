@@ -5,6 +5,7 @@ use std::fs;
 use insta::assert_snapshot;
 
 use crate::images::{bmp, jpeg, png_bomb};
+use crate::resume::last_lines;
 use crate::scene::{Scene, steady, trained};
 
 #[test]
@@ -74,6 +75,37 @@ fn flags_that_do_nothing_are_said_to() {
         "{}",
         said.stderr
     );
+}
+
+#[test]
+fn heads_keep_the_rows_of_classes_that_stay() {
+    let model = trained().path("run/model.safetensors");
+    let scene = Scene::with_photos(6);
+    fs::copy(&model, scene.path("old.safetensors")).unwrap();
+    fs::rename(scene.path("photos/blue"), scene.path("photos/Sky")).unwrap();
+    for i in 0..6 {
+        scene.write(&format!("photos/BLUE/{i}.bmp"), bmp(40, [20, 50, 170], i));
+    }
+    let train = "train photos --weights old.safetensors --keep-classes --seed 1";
+    let said = scene.run(&format!("{train} --epochs 4 --out run")).exits(0);
+    let kept = "\nhead: kept the rows of 2 of 3 classes: `BLUE`, `red`; the others are new\n";
+    assert!(said.stderr.contains(kept), "{}", said.stderr);
+    // What only steps heed is heeded.
+    assert!(said.stderr.contains("\nepoch 4/4: "), "{}", said.stderr);
+    assert!(!said.stderr.contains("warning"), "{}", said.stderr);
+    let settings = fs::read_to_string(scene.path("run/settings.toml")).unwrap();
+    assert!(settings.contains("keep-classes = true"), "{settings}");
+
+    let mut refused = String::new();
+    for flags in ["--strategy scratch", "--strategy as-is", "--head mlp:8"] {
+        refused += &scene.run(&format!("train photos --keep-classes {flags}")).refused();
+    }
+    for (old, new) in [("red", "ruby"), ("BLUE", "navy")] {
+        let path = |class| scene.path("photos").join(class);
+        fs::rename(path(old), path(new)).unwrap();
+    }
+    refused += last_lines(&scene.run(train).refused());
+    assert_snapshot!("train-keep-classes-refused", refused);
 }
 
 #[test]
