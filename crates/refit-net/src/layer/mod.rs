@@ -281,12 +281,18 @@ impl Layer {
     }
 }
 
+/// The most channels, or features of flattened maps, that are joined.
+const MOST_JOINED: usize = 1 << 24;
+
 /// What lies behind each other: vectors, or maps of one size.
 fn concat(inputs: &[Shape]) -> Result<Shape, Misfit> {
     let Some(first) = inputs.first() else {
         return Err(Misfit("takes at least one input".into()));
     };
-    let channels = inputs.iter().map(Shape::channels).sum();
+    let channels = inputs.iter().try_fold(0_usize, |sum, x| sum.checked_add(x.channels()));
+    let Some(channels) = channels.filter(|&sum| sum <= MOST_JOINED) else {
+        return Err(Misfit("joins channels beyond reason".into()));
+    };
     match inputs.iter().find(|x| x.with_channels(1) != first.with_channels(1)) {
         Some(other) => Err(Misfit(format!("joins {first} to {other}"))),
         None => Ok(first.with_channels(channels)),

@@ -1,6 +1,6 @@
 //! Nodes and constants of an ONNX graph under construction, each name given once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::proto::{Attribute, Node, Tensor, attribute_type as kind, data_type};
 
@@ -10,16 +10,32 @@ pub(super) struct Emitter {
     pub nodes: Vec<Node>,
     pub constants: Vec<Tensor>,
     names: BTreeSet<String>,
+    /// The next number for a name that has been asked for before.
+    next: HashMap<String, usize>,
+    /// Names of numbers and integers that are kept once.
+    scalars: BTreeMap<u32, String>,
+    integers: BTreeMap<i64, String>,
 }
 
 impl Emitter {
     /// A name that no value has yet, as close to `name` as can be.
     pub fn fresh(&mut self, name: &str) -> String {
-        let numbered = (1..).map(|i| format!("{name}_{i}"));
-        let mut names = std::iter::once(name.to_owned()).chain(numbered);
-        let name = names.find(|name| !self.names.contains(name)).expect("numbers do not end");
-        self.names.insert(name.clone());
-        name
+        let next = self.next.entry(name.to_owned()).or_default();
+        loop {
+            let numbered = match *next {
+                0 => name.to_owned(),
+                i => format!("{name}_{i}"),
+            };
+            *next += 1;
+            if self.names.insert(numbered.clone()) {
+                return numbered;
+            }
+        }
+    }
+
+    /// Keeps a name from all values but the one that is given it in the end.
+    pub fn reserve(&mut self, name: &str) {
+        self.names.insert(name.to_owned());
     }
 
     /// Adds a node of one output, and gives the output's name.
@@ -42,6 +58,17 @@ impl Emitter {
         attribute: Vec<Attribute>,
     ) -> String {
         let output = self.fresh(name);
+        self.push(op, output, input, attribute)
+    }
+
+    /// Adds a node that gives a reserved name.
+    pub fn push(
+        &mut self,
+        op: &str,
+        output: String,
+        input: Vec<String>,
+        attribute: Vec<Attribute>,
+    ) -> String {
         self.nodes.push(Node {
             input,
             output: vec![output.clone()],
@@ -67,14 +94,22 @@ impl Emitter {
 
     /// A number, kept once.
     pub fn scalar(&mut self, value: f32) -> String {
-        let name = format!("scalar {value}");
-        if self.names.contains(&name) { name } else { self.floats(&name, &[], &[value]) }
+        if let Some(name) = self.scalars.get(&value.to_bits()) {
+            return name.clone();
+        }
+        let name = self.floats(&format!("scalar {value}"), &[], &[value]);
+        self.scalars.insert(value.to_bits(), name.clone());
+        name
     }
 
     /// An integer, kept once.
     pub fn int(&mut self, value: i64) -> String {
-        let name = format!("int {value}");
-        if self.names.contains(&name) { name } else { self.ints(&name, &[value]) }
+        if let Some(name) = self.integers.get(&value) {
+            return name.clone();
+        }
+        let name = self.ints(&format!("int {value}"), &[value]);
+        self.integers.insert(value, name.clone());
+        name
     }
 
     fn constant(&mut self, name: &str, dims: &[usize], data_type: i32, bytes: Vec<u8>) -> String {

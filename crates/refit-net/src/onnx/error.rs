@@ -139,7 +139,7 @@ impl Hint for OnnxError {
                 "give the .onnx file that the exporter wrote; if it is that, copy it again".into()
             }
             Self::Opset { version, first, .. } if version < first => {
-                format!("export the network again with opset_version={}", 17)
+                "export the network again with opset_version=17".into()
             }
             Self::Opset { .. } => "export the network again with an older opset_version".into(),
             Self::Signature { .. } => {

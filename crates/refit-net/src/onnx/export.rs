@@ -7,7 +7,7 @@ use prost::Message;
 use super::emit::{Emitter, float, int, ints};
 use super::preprocess::Preprocessing;
 use super::proto::{self, data_type};
-use super::{INPUT, OUTPUT, OnnxError, PREPROCESSED};
+use super::{INPUT, OUTPUT, OnnxError, PREPROCESSED, PRODUCER};
 use crate::graph::NodeId;
 use crate::layer::{Activation, Conv, Divisor, Layer, Windows};
 use crate::network::Network;
@@ -63,7 +63,7 @@ pub fn export(net: &Network, options: &ExportOptions) -> Result<Vec<u8>, OnnxErr
         exporter.layer(id)?;
     }
     let output = exporter.first(graph.output());
-    let output = exporter.emitter.node("Identity", OUTPUT, [&output], Vec::new());
+    let output = exporter.emitter.push("Identity", OUTPUT.into(), vec![output], Vec::new());
     let logits = tensor(&output, data_type::FLOAT, extents(graph.nodes()[graph.output()].shape));
     let Emitter { nodes, constants, .. } = exporter.emitter;
     let version = match options.preprocessing {
@@ -73,7 +73,7 @@ pub fn export(net: &Network, options: &ExportOptions) -> Result<Vec<u8>, OnnxErr
     let metadata = options.metadata.iter();
     let model = proto::Model {
         ir_version: IR_VERSION,
-        producer_name: "refit".into(),
+        producer_name: PRODUCER.into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         graph: Some(proto::Graph {
             node: nodes,
@@ -131,7 +131,7 @@ struct Exporter<'a> {
 impl<'a> Exporter<'a> {
     fn new(net: &'a Network, options: &ExportOptions) -> Self {
         let mut emitter = Emitter::default();
-        emitter.fresh(INPUT);
+        [INPUT, OUTPUT, PREPROCESSED].into_iter().for_each(|name| emitter.reserve(name));
         let graph = net.graph();
         let folded = match options.batch_norms {
             BatchNorms::Folded => foldable(net),
@@ -242,7 +242,8 @@ impl<'a> Exporter<'a> {
                 let [scale, shift, mean, variance] =
                     ["weight", "bias", "running_mean", "running_var"]
                         .map(|s| self.parameter(id, s));
-                let attributes = vec![float("epsilon", norm.epsilon as f32)];
+                let momentum = float("momentum", (1.0 - norm.momentum) as f32);
+                let attributes = vec![float("epsilon", norm.epsilon as f32), momentum];
                 let inputs = [value.as_str(), &scale, &shift, &mean, &variance];
                 self.emitter.node("BatchNormalization", name, inputs, attributes)
             }

@@ -17,6 +17,8 @@ pub use export::{BatchNorms, ExportOptions, export};
 pub use import::{ImportOptions, Imported, import, import_bytes};
 pub use preprocess::{Fit, Preprocessing};
 
+/// Who wrote an exported file.
+const PRODUCER: &str = "refit";
 /// The name of an exported network's images.
 const INPUT: &str = "images";
 /// The name of an exported network's result.

@@ -63,7 +63,7 @@ impl Preprocessing {
         let factors = e.floats("preprocess.factors", &[3, 1, 1], &factors);
         let shifts = e.floats("preprocess.shifts", &[3, 1, 1], &shifts);
         let scaled = e.node("Mul", "preprocess.scaled", [&pixels, &factors], vec![]);
-        e.node("Add", PREPROCESSED, [&scaled, &shifts], vec![]);
+        e.push("Add", PREPROCESSED.into(), vec![scaled, shifts], vec![]);
     }
 
     /// torchvision's `Resize(to)` and `CenterCrop(size)`.

@@ -120,6 +120,38 @@ impl Constant {
         }
     }
 
+    /// As integers of an element type, cut off towards zero; `None` where one does not fit it.
+    pub fn to_integers(&self, kind: i32) -> Option<Vec<Int>> {
+        if kind == data_type::BOOL {
+            let is_true = |&v: &f32| Int::known(i64::from(v != 0.0));
+            return Some(self.to_floats()?.iter().map(is_true).collect());
+        }
+        let range = match kind {
+            data_type::INT64 => i64::MIN..=i64::MAX,
+            data_type::INT32 => i32::MIN.into()..=i32::MAX.into(),
+            data_type::INT8 => i8::MIN.into()..=i8::MAX.into(),
+            data_type::UINT8 => 0..=u8::MAX.into(),
+            _ => return None,
+        };
+        let fits = |v: &Int| v.value().is_none_or(|v| range.contains(&v));
+        self.to_ints().filter(|ints| ints.iter().all(fits))
+    }
+
+    /// Lists behind each other.
+    pub fn joined(lists: &[Self]) -> Option<Self> {
+        let len: usize = lists.iter().map(Self::len).sum();
+        if len > MOST_INTS {
+            return None;
+        }
+        if lists.iter().all(|list| matches!(list.values, Values::Ints(_))) {
+            let ints: Option<Vec<Vec<Int>>> = lists.iter().map(Self::to_ints).collect();
+            return Some(Self::ints(ints?.concat()));
+        }
+        let floats: Option<Vec<_>> = lists.iter().map(Self::to_floats).collect();
+        let floats: Vec<f32> = floats?.iter().flat_map(|list| list.iter().copied()).collect();
+        Some(Self::floats(vec![floats.len()], floats))
+    }
+
     /// The only value there is.
     pub fn scalar(&self) -> Option<f32> {
         let values = self.to_floats()?;
@@ -255,13 +287,13 @@ pub(super) struct Source {
     /// The file, as messages name it.
     pub file: String,
     /// The folder that it is in, where external data may be.
-    pub folder: PathBuf,
+    pub folder: Option<PathBuf>,
     /// Bytes read from files beside it.
     read: Cell<u64>,
 }
 
 impl Source {
-    pub fn new(file: String, folder: PathBuf) -> Self {
+    pub fn new(file: String, folder: Option<PathBuf>) -> Self {
         Self { file, folder, read: Cell::new(0) }
     }
 
@@ -276,8 +308,10 @@ impl Source {
         let shape: Option<Vec<usize>> =
             tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
         let shape = shape.filter(|s| s.len() <= MOST_RANK).ok_or_else(too_large)?;
-        let len = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-        let len = len.ok_or_else(too_large)?;
+        // Strides are products of other sizes than those that are zero.
+        let some = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d.max(1)));
+        let some = some.ok_or_else(too_large)?;
+        let len = if shape.contains(&0) { 0 } else { some };
         let size = element_size(tensor.data_type)
             .ok_or_else(|| refuse(format!("is of element type {}", type_name(tensor.data_type))))?;
         let takes = len.checked_mul(size).ok_or_else(too_large)?;
@@ -341,7 +375,10 @@ impl Source {
         if length != takes as u64 {
             return Err(format!("takes {takes} bytes, but {length} of `{location}` are named"));
         }
-        let path = self.folder.join(location);
+        let Some(folder) = &self.folder else {
+            return Err(format!("lies in `{location}`, and the model is read from memory"));
+        };
+        let path = folder.join(location);
         let unreadable = |e: std::io::Error| format!("lies in `{}`: {e}", path.display());
         let mut file = File::open(&path).map_err(unreadable)?;
         let there = file.metadata().map_err(unreadable)?.len();

@@ -223,8 +223,11 @@ impl Draft {
 
     /// `a * b` for two values of one shape, or of a value and what is one a pixel.
     pub fn multiply(&mut self, a: usize, b: usize, origin: &Origin) -> usize {
+        if let Some((factor, product)) = self.either_product(a, b, origin) {
+            return self.scale(product, factor, origin);
+        }
         let ((first, a), (second, b)) = (self.scaled(a), self.scaled(b));
-        let found = self.product(a, b, origin).or_else(|| self.product(b, a, origin));
+        let found = self.either_product(a, b, origin);
         let (factor, product) = found.unwrap_or_else(|| {
             let small =
                 |id: usize| matches!(self.shape(id), Shape::Map { height: 1, width: 1, .. });
@@ -232,6 +235,10 @@ impl Draft {
             (1.0, self.same(op, &[a, b], origin))
         });
         self.scale(product, first * second * factor, origin)
+    }
+
+    fn either_product(&mut self, a: usize, b: usize, origin: &Origin) -> Option<(f32, usize)> {
+        self.product(a, b, origin).or_else(|| self.product(b, a, origin))
     }
 
     /// `x * y` where `y` is a known function of `x`: a factor, and what it is of.
@@ -316,14 +323,28 @@ impl Draft {
 
     /// Makes layers of the parts that were left over and are layers by themselves.
     pub fn settle(&mut self) {
-        for node in &mut self.nodes {
-            let Shape::Map { channels, .. } = node.shape else { continue };
-            let (scale, shift) = match &node.op {
+        for id in 0..self.nodes.len() {
+            let channels = self.nodes[id].shape.channels();
+            let (scale, shift) = match self.op(id) {
                 Op::Affine(scale, shift) => (Arc::clone(scale), Arc::clone(shift)),
                 Op::Shift(c) => (Arc::new(vec![1.0; channels]), Arc::new(vec![*c; channels])),
                 _ => continue,
             };
-            node.op = if all(&shift, 0.0) {
+            let is_map = matches!(self.shape(id), Shape::Map { .. });
+            let alone = is_map && all(&shift, 0.0);
+            let before = &self.nodes[self.input(id)];
+            if let (Op::Layer(layer, parameters), false) = (&before.op, alone)
+                && let Layer::Conv(_) | Layer::Linear(_) | Layer::LayerNorm(_) = layer
+            {
+                let (layer, parameters) = absorbed(*layer, parameters, &scale, &shift);
+                let op = Op::Layer(layer, parameters);
+                self.nodes[id] = Drafted { op, ..before.clone() };
+                continue;
+            }
+            if !is_map {
+                continue;
+            }
+            self.nodes[id].op = if alone {
                 Op::Layer(Layer::LayerScale(LayerScale { initial: 1.0 }), vec![scale])
             } else {
                 let conv = Conv::k1(channels).groups(channels).biased();

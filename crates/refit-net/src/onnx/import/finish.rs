@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Device;
 
 use super::draft::{Drafted, Op, Weights};
-use super::names::unique;
+use super::names::{Names, full_name};
 use super::view::{View, is_images};
 use super::{Imported, Importer, Value, printable};
 use crate::graph::{Builder, GraphError, Wire};
@@ -27,6 +27,10 @@ impl Importer<'_> {
         let (network, folded) = plan
             .build(&printable(name), device)
             .map_err(|source| OnnxError::Graph { file: self.source.file.clone(), source })?;
+        if network.parameters().is_empty() {
+            let problem = "has no weights, so that there is nothing to keep or to train".into();
+            return Err(OnnxError::Signature { file: self.source.file.clone(), problem });
+        }
         if folded {
             let note = "no batch norms: if the network had any, the exporter folded them, and it \
                         trains without";
@@ -99,6 +103,15 @@ impl Plan {
         }
     }
 
+    /// For each node, those of the needed ones that take it.
+    fn takers(&self) -> Vec<Vec<usize>> {
+        let mut takers = vec![Vec::new(); self.nodes.len()];
+        for &id in &self.needed {
+            self.nodes[id].inputs.iter().for_each(|&x| takers[x].push(id));
+        }
+        takers
+    }
+
     /// Refuses what is a part of a layer and no layer.
     fn check(&self) -> Result<(), OnnxError> {
         for id in &self.needed {
@@ -125,18 +138,17 @@ impl Plan {
     /// Layers behind the last pooling work on vectors: a map of one pixel is flattened before the
     /// first layer after which only such layers follow.
     fn flatten_pixels(&mut self) {
-        let vectors = self.on_vectors();
-        let pooled = |id: usize, nodes: &[Drafted], needed: &BTreeSet<usize>| {
-            let mean =
-                matches!(nodes[id].op, Op::Layer(Layer::AdaptiveAvgPool { size: [1, 1] }, _));
-            let takers = needed.iter().filter(|&&n| nodes[n].inputs.contains(&id));
+        let takers = self.takers();
+        let vectors = self.on_vectors(&takers);
+        let pooled = |id: usize, nodes: &[Drafted]| {
             let flattens = |n: usize| matches!(nodes[n].op, Op::Layer(Layer::Flatten, _));
-            mean && takers.clone().all(|n| vectors.contains(n) || flattens(*n))
+            matches!(nodes[id].op, Op::Layer(Layer::AdaptiveAvgPool { size: [1, 1] }, _))
+                && takers[id].iter().all(|&n| vectors.contains(&n) || flattens(n))
         };
         let mut flattened: BTreeMap<usize, usize> = BTreeMap::new();
         let ids: Vec<usize> = self.needed.iter().copied().collect();
         for id in ids {
-            if pooled(id, &self.nodes, &self.needed) {
+            if pooled(id, &self.nodes) {
                 self.nodes[id].op = Op::Layer(Layer::GlobalAvgPool, Vec::new());
             } else if !vectors.contains(&id) {
                 continue;
@@ -189,7 +201,7 @@ impl Plan {
     }
 
     /// Layers on maps of one pixel that may as well be on vectors, as all that take them may.
-    fn on_vectors(&self) -> BTreeSet<usize> {
+    fn on_vectors(&self, takers: &[Vec<usize>]) -> BTreeSet<usize> {
         let pixel =
             |id: usize| matches!(self.nodes[id].shape, Shape::Map { height: 1, width: 1, .. });
         let either = |id: usize| {
@@ -211,8 +223,7 @@ impl Plan {
         let takes_pixels = |id: usize| self.nodes[id].inputs.iter().all(|&x| pixel(x));
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
         for &id in self.needed.iter().rev() {
-            let mut takers = self.needed.iter().filter(|&&n| self.nodes[n].inputs.contains(&id));
-            let followed = takers.all(|n| {
+            let followed = takers[id].iter().all(|n| {
                 chosen.contains(n) || matches!(self.nodes[*n].shape, Shape::Vector { .. })
             });
             if pixel(id) && takes_pixels(id) && either(id) && followed {
@@ -239,7 +250,8 @@ impl Plan {
         let input = &self.nodes[order[0]];
         let (mut builder, wire) = Builder::new(name, input.shape);
         let mut wires: BTreeMap<usize, Wire> = BTreeMap::from([(order[0], wire)]);
-        let mut taken = BTreeSet::from(["input".to_owned()]);
+        let mut names = Names::default();
+        names.free("input", &[]);
         let mut values: BTreeMap<String, Weights> = BTreeMap::new();
         let mut head = String::new();
         for &id in &order[1..] {
@@ -249,15 +261,12 @@ impl Plan {
             };
             let suggested =
                 if origin.layer.is_empty() { layer.kind() } else { origin.layer.as_str() };
-            let name = unique(&printable(suggested), &mut taken);
             let inputs: Vec<Wire> = inputs.iter().map(|i| wires[i]).collect();
             let specs = layer.parameters(builder.shape(inputs[0]));
+            let suffixes: Vec<&str> = specs.iter().map(|spec| spec.suffix).collect();
+            let name = names.free(&printable(suggested), &suffixes);
             for (spec, weights) in specs.iter().zip(parameters) {
-                let name = match spec.suffix {
-                    "" => name.clone(),
-                    suffix => format!("{name}.{suffix}"),
-                };
-                values.insert(name, weights.clone());
+                values.insert(full_name(&name, spec.suffix), weights.clone());
             }
             if specs.first().is_some_and(|spec| spec.role == Role::Weight) {
                 head.clone_from(&name);

@@ -15,17 +15,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
-use prost::Message;
+use prost::Message as _;
 use prost::bytes::Bytes;
+use prost::encoding::{WireType, decode_key, decode_varint};
 
 use self::constant::{Constant, MOST_VALUES, Source};
 use self::draft::{Draft, Op, Origin};
 use self::view::View;
 use super::proto::{self, Model};
-use super::{OnnxError, PREPROCESSED};
+use super::{OnnxError, PREPROCESSED, PRODUCER};
 use crate::layer::Layer;
 use crate::network::Network;
 use crate::shape::Shape;
@@ -34,8 +35,12 @@ use crate::shape::Shape;
 const MOST_BYTES: u64 = 1 << 31;
 /// The most nodes of a graph.
 const MOST_NODES: usize = 100_000;
+/// The most fields of a file: names, attributes and what they hold.
+const MOST_PARTS: usize = 1 << 22;
 /// The operators' versions that are read.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
+/// How often a file's values may be copied on the way: folded, turned, scaled, kept.
+const COPIES: usize = 4;
 /// The most pixels of a side.
 const MOST_PIXELS: usize = 1 << 14;
 
@@ -75,7 +80,7 @@ pub fn import(
     }
     let mut bytes = Vec::with_capacity(length as usize);
     opened.by_ref().take(MOST_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
-    let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let folder = path.parent().map(Path::to_path_buf);
     from_bytes(bytes, Source::new(file, folder), options, device)
 }
 
@@ -89,7 +94,7 @@ pub fn import_bytes(
     options: &ImportOptions,
     device: &Device,
 ) -> Result<Imported, OnnxError> {
-    from_bytes(bytes, Source::new(file.to_owned(), PathBuf::new()), options, device)
+    from_bytes(bytes, Source::new(file.to_owned(), None), options, device)
 }
 
 fn from_bytes(
@@ -111,10 +116,13 @@ fn from_bytes(
         let (first, last) = (*OPSETS.start(), *OPSETS.end());
         return Err(OnnxError::Opset { file: source.file, version, first, last });
     }
-    let mut importer = Importer::new(&source, graph);
-    importer.images(options)?;
-    for node in &graph.node {
-        importer.node(node)?;
+    let ours = model.producer_name == PRODUCER;
+    let mut importer = Importer::new(&source, graph, version);
+    for node in importer.images(options, ours)? {
+        let outputs = operators::apply(&mut importer, node)?;
+        for (name, value) in node.output.iter().zip(outputs) {
+            importer.values.insert(name, value);
+        }
     }
     let mut imported = importer.finish(device)?;
     let entries = model.metadata_props.iter().map(|e| (e.key.clone(), e.value.clone()));
@@ -124,23 +132,67 @@ fn from_bytes(
 
 /// Refuses a file of more parts than a network has, before room is made for them.
 fn check_counts(bytes: &[u8]) -> Result<(), String> {
-    let (mut nodes, mut tensors) = (0, 0);
-    let graphs = fields(bytes).filter(|(tag, _)| *tag == 7);
-    for (tag, _) in graphs.flat_map(|(_, graph)| fields(graph)) {
-        nodes += usize::from(tag == 1);
-        tensors += usize::from(matches!(tag, 5 | 11 | 12 | 13));
-    }
-    match nodes.max(tensors) > MOST_NODES {
+    let mut counts = Counts::default();
+    counts.add(bytes, Message::Model)?;
+    match counts.nodes.max(counts.tensors) > MOST_NODES || counts.parts > MOST_PARTS {
         true => Err(format!("it has more than {MOST_NODES} nodes or constants")),
         false => Ok(()),
     }
 }
 
-/// The fields of a message that are messages or bytes themselves, up to the first that is damaged.
-fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
-    use prost::encoding::{WireType, decode_key, decode_varint};
-    std::iter::from_fn(move || {
-        loop {
+/// The messages of a file that hold others.
+#[derive(Clone, Copy, PartialEq)]
+enum Message {
+    Model,
+    Graph,
+    Node,
+    Attribute,
+    Tensor,
+    Other,
+}
+
+impl Message {
+    /// What a field of this message is.
+    fn field(self, tag: u32) -> Self {
+        match (self, tag) {
+            (Self::Model, 7) => Self::Graph,
+            (Self::Graph, 1) => Self::Node,
+            (Self::Node, 5) => Self::Attribute,
+            (Self::Graph | Self::Attribute, 5) => Self::Tensor,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Default)]
+struct Counts {
+    nodes: usize,
+    tensors: usize,
+    /// Fields of all kinds.
+    parts: usize,
+}
+
+impl Counts {
+    fn add(&mut self, bytes: &[u8], message: Message) -> Result<(), String> {
+        for field in fields(bytes) {
+            let (tag, bytes) = field?;
+            let kind = message.field(tag);
+            self.parts += 1;
+            self.nodes += usize::from(kind == Message::Node);
+            self.tensors += usize::from(message == Message::Graph && kind != Message::Node);
+            if kind != Message::Other {
+                self.add(bytes, kind)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The fields of a message that are messages or bytes themselves.
+fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u32, &[u8]), String>> {
+    let mut next = move || -> Option<Option<(u32, &[u8])>> {
+        while !bytes.is_empty() {
             let (tag, wire) = decode_key(&mut bytes).ok()?;
             let skip = match wire {
                 WireType::Varint => {
@@ -153,11 +205,25 @@ fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
                     let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
                     let (field, rest) = bytes.split_at_checked(length)?;
                     bytes = rest;
-                    return Some((tag, field));
+                    return Some(Some((tag, field)));
                 }
                 _ => return None,
             };
             bytes = bytes.get(skip..)?;
+        }
+        Some(None)
+    };
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        if failed {
+            return None;
+        }
+        match next() {
+            Some(field) => field.map(Ok),
+            None => {
+                failed = true;
+                Some(Err("it is cut short, or of another format".into()))
+            }
         }
     })
 }
@@ -179,13 +245,15 @@ struct Importer<'a> {
     prefix: String,
     /// The batch's length, where the file fixes it.
     batch: Option<i64>,
-    /// Values that may still be computed of constants.
+    /// The operators' version.
+    version: i64,
+    /// Values that may still be computed of constants, or copied.
     room: usize,
     notes: Vec<String>,
 }
 
 impl<'a> Importer<'a> {
-    fn new(source: &'a Source, graph: &'a proto::Graph) -> Self {
+    fn new(source: &'a Source, graph: &'a proto::Graph, version: i64) -> Self {
         Self {
             source,
             graph,
@@ -194,19 +262,29 @@ impl<'a> Importer<'a> {
             draft: Draft::default(),
             prefix: names::common_prefix(graph.node.iter().map(|n| n.name.as_str())),
             batch: None,
+            version,
             room: MOST_VALUES,
             notes: Vec::new(),
         }
     }
 
-    /// Finds the images: the graph's input, or what preprocessing that refit exported gives.
-    fn images(&mut self, options: &ImportOptions) -> Result<(), OnnxError> {
+    /// Finds the images: the graph's input, or what preprocessing that refit exported gives. Gives
+    /// the nodes behind them.
+    fn images(
+        &mut self,
+        options: &ImportOptions,
+        ours: bool,
+    ) -> Result<&'a [proto::Node], OnnxError> {
         let refuse =
             |problem: String| Err(OnnxError::Signature { file: self.source.file.clone(), problem });
         let graph = self.graph;
         let inputs = graph.input.iter().filter(|i| !self.initializers.contains_key(&*i.name));
         let inputs: Vec<&proto::ValueInfo> = inputs.collect();
+        // What refit's preprocessing does stands in the metadata.
+        let gives = |node: &proto::Node| node.output.iter().any(|o| o == PREPROCESSED);
+        let end = graph.node.iter().position(gives).filter(|_| ours);
         let preprocessed = graph.value_info.iter().find(|i| i.name == PREPROCESSED);
+        let preprocessed = preprocessed.filter(|_| end.is_some());
         let (input, taken) = match (&inputs[..], preprocessed) {
             (_, Some(info)) => (info, info.name.as_str()),
             ([input], None) => (*input, input.name.as_str()),
@@ -244,26 +322,15 @@ impl<'a> Importer<'a> {
             return refuse(format!("takes images of {height}x{width} pixels"));
         }
         let shape = Shape::map(channels, height, width);
+        if operators::elements(shape).is_none() {
+            return refuse(format!("takes images of {height}x{width} pixels"));
+        }
         let origin =
             Origin { node: taken.to_owned(), op: "Input".into(), layer: "input".to_owned() };
         let id =
             self.draft.push(Op::Layer(Layer::Input { shape }, Vec::new()), &[], shape, &origin);
         self.values.insert(taken, Value::Layer(View::new(id, shape).transposed(&order)));
-        Ok(())
-    }
-
-    /// Takes one node in.
-    fn node(&mut self, node: &'a proto::Node) -> Result<(), OnnxError> {
-        // Preprocessing stands in the metadata, and images come in preprocessed.
-        let ours = |name: &str| name.starts_with("preprocess.") || name == PREPROCESSED;
-        if self.values.contains_key(PREPROCESSED) && node.output.iter().all(|o| ours(o)) {
-            return Ok(());
-        }
-        let outputs = operators::apply(self, node)?;
-        for (name, value) in node.output.iter().zip(outputs) {
-            self.values.insert(name, value);
-        }
-        Ok(())
+        Ok(&graph.node[end.map_or(0, |end| end + 1)..])
     }
 
     /// What a name stands for.
@@ -273,6 +340,9 @@ impl<'a> Importer<'a> {
         }
         let Some(tensor) = self.initializers.get(name) else { return Ok(None) };
         let value = Value::Constant(self.source.read(tensor)?);
+        if let Value::Constant(constant) = &value {
+            self.room = self.room.saturating_add(COPIES * constant.len());
+        }
         self.values.insert(name, value.clone());
         Ok(Some(value))
     }

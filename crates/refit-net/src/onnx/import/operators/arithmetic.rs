@@ -9,6 +9,9 @@ use crate::onnx::import::draft::Op;
 use crate::onnx::import::view::{self, View, feature_order, size_of};
 use crate::shape::Shape;
 
+/// From here on a bound is none: the largest number of 16 bits.
+const UNBOUNDED: f32 = 65504.0;
+
 impl Mapper<'_, '_> {
     pub(super) fn binary(&mut self, op: &str) -> Result1 {
         match (self.input(0)?, self.input(1)?) {
@@ -78,6 +81,10 @@ impl Mapper<'_, '_> {
                 let whole = equal || matches!(draft.nodes[id].op, Op::Centred);
                 if whole { id } else { return Err(self.uneven(shapes)) }
             }
+            // A gate is of a map; which channel a vector's one number is for, no layer says.
+            "Mul" if !equal && matches!(shapes[usize::from(!a_over_b)], Shape::Vector { .. }) => {
+                return Err(self.uneven(shapes));
+            }
             "Mul" if equal || a_over_b => draft.multiply(a.node, b.node, origin),
             "Mul" => draft.multiply(b.node, a.node, origin),
             "Div" if a_over_b => match draft.divide(a.node, b.node, origin) {
@@ -97,6 +104,7 @@ impl Mapper<'_, '_> {
     }
 
     fn with_constant(&mut self, op: &str, x: &View, c: &Constant) -> Result1 {
+        self.check_spread(x, c)?;
         let constant = c.to_floats().filter(|v| v.iter().all(|v| v.is_finite()));
         let Some(values) = constant else {
             return Err(self.site.damaged("its constant is not finite"));
@@ -131,8 +139,21 @@ impl Mapper<'_, '_> {
             _ => (by_channel.iter().map(|v| 1.0 / v).collect(), zeros),
         };
         self.check_finite(&scale, &shift)?;
-        let id = self.importer.draft.affine(x.node, &scale, &shift, &self.site.origin);
-        Ok(Value::Layer(x.of(id)))
+        self.affine(x, &scale, &shift)
+    }
+
+    /// Refuses a constant over which `x` would be spread, so that it had other axes than before.
+    fn check_spread(&self, x: &View, c: &Constant) -> Result<(), OnnxError> {
+        let sizes = x.dims.iter().rev().map(size_of);
+        let fits = c.shape.len() <= x.dims.len()
+            && c.shape.iter().rev().zip(sizes).all(|(&c, x)| c == 1 || c == x);
+        match fits {
+            true => Ok(()),
+            false => Err(self.site.unsupported(
+                format!("its constant of shape {:?} is larger than the value", c.shape),
+                "one number, or one number a channel",
+            )),
+        }
     }
 
     /// A constant's values by channel of `x`'s layer.
@@ -144,13 +165,8 @@ impl Mapper<'_, '_> {
             )
         };
         let channels = self.importer.draft.shape(x.node).channels();
-        let mut leading = c.shape.len().saturating_sub(x.dims.len());
-        if c.shape[..leading].iter().any(|&d| d != 1) {
-            return Err(wrong());
-        }
-        leading = x.dims.len().saturating_sub(c.shape.len() - leading);
-        let own = &c.shape[c.shape.len() + leading - x.dims.len()..];
-        let mut wide = own.iter().zip(&x.dims[leading..]).filter(|(d, _)| **d != 1);
+        let leading = x.dims.len() - c.shape.len();
+        let mut wide = c.shape.iter().zip(&x.dims[leading..]).filter(|(d, _)| **d != 1);
         let (Some((&size, dim)), None) = (wide.next(), wide.next()) else { return Err(wrong()) };
         let of_channels = dim.iter().all(|p| p.axis == view::Axis::Channels);
         if !of_channels || size != channels || size_of(dim) != channels {
@@ -178,23 +194,53 @@ impl Mapper<'_, '_> {
         Ok(Value::Layer(x.of(id)))
     }
 
-    pub(super) fn clip(&mut self, op: &str) -> Result1 {
-        if let (Value::Constant(a), 2) = (self.input(0)?, self.inputs.len()) {
-            if let Value::Constant(b) = self.input(1)? {
-                return self.folded(a.combine(&b, op, self.importer.room));
+    /// `Max` or `Min` of one value and any bounds.
+    pub(super) fn extreme(&mut self, op: &str) -> Result1 {
+        let (mut value, mut bound) = (None, None::<Constant>);
+        for index in 0..self.inputs.len() {
+            match self.input(index)? {
+                Value::Layer(x) if value.is_none() => value = Some(x),
+                Value::Layer(_) => {
+                    let needs = "one value, and bounds that are constants";
+                    return Err(self.site.unsupported("it compares two values", needs));
+                }
+                Value::Constant(c) => match bound.take() {
+                    None => bound = Some(c),
+                    Some(other) => {
+                        let folded = other.combine(&c, op, self.importer.room);
+                        let Value::Constant(c) = self.folded(folded)? else {
+                            unreachable!("constants make constants")
+                        };
+                        bound = Some(c);
+                    }
+                },
             }
-            self.inputs.swap(0, 1);
         }
+        match (value, bound) {
+            (Some(x), None) => Ok(Value::Layer(x)),
+            (None, bound) => self.folded(bound),
+            (Some(x), Some(c)) => {
+                self.check_spread(&x, &c)?;
+                let c = c.scalar().unwrap_or(f32::NAN);
+                match op {
+                    "Max" => self.clamp(&x, c, f32::INFINITY),
+                    _ => self.clamp(&x, f32::NEG_INFINITY, c),
+                }
+            }
+        }
+    }
+
+    pub(super) fn clip(&mut self) -> Result1 {
         let bound = |index: usize, name: &str, default: f32| match self.optional(index)? {
             Some(c) => Ok(c.scalar().unwrap_or(f32::NAN)),
             None => Ok(self.site.float(name, default)),
         };
-        let (least, most) = match op {
-            "Max" => (bound(1, "", f32::NEG_INFINITY)?, f32::INFINITY),
-            "Min" => (f32::NEG_INFINITY, bound(1, "", f32::INFINITY)?),
-            _ => (bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?),
-        };
+        let (least, most) = (bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?);
         let x = self.layer(0)?;
+        self.clamp(&x, least, most)
+    }
+
+    fn clamp(&mut self, x: &View, least: f32, most: f32) -> Result1 {
         let inner = &self.importer.draft.nodes[x.node];
         let after_relu =
             matches!(inner.op, Op::Layer(Layer::Activation { function: Activation::Relu }, _));
@@ -202,15 +248,15 @@ impl Mapper<'_, '_> {
             if after_relu { (least.max(0.0), inner.inputs[0]) } else { (least, x.node) };
         let function = match (least, most) {
             (0.0, 6.0) => Activation::Relu6,
-            (0.0, most) if most >= f32::MAX => Activation::Relu,
-            (least, most) if least <= f32::MIN && most >= f32::MAX => Activation::Identity,
+            (0.0, most) if most >= UNBOUNDED => Activation::Relu,
+            (least, most) if least <= -UNBOUNDED && most >= UNBOUNDED => Activation::Identity,
             _ => {
                 let problem = format!("it clamps to {least} to {most}");
                 return Err(self.site.unsupported(problem, "clamps to 0 and above, or to 0 to 6"));
             }
         };
         if function == Activation::Identity {
-            return Ok(Value::Layer(x));
+            return Ok(Value::Layer(x.clone()));
         }
         let id = self.importer.draft.activation(unbounded, function, &self.site.origin);
         Ok(Value::Layer(x.of(id)))

@@ -6,7 +6,7 @@ use crate::onnx::OnnxError;
 use crate::onnx::import::Value;
 use crate::onnx::import::constant::{Constant, Int};
 use crate::onnx::import::draft::Draft;
-use crate::onnx::import::view::{self, View, feature_order, is_images, is_spatial, size_of};
+use crate::onnx::import::view::{self, View, is_images, size_of};
 use crate::shape::Shape;
 
 impl Mapper<'_, '_> {
@@ -18,7 +18,7 @@ impl Mapper<'_, '_> {
             None => self.site.float("value", 0.0),
         };
         let mode = self.site.word("mode", "constant");
-        let axes = self.setting(3, "")?;
+        let axes = self.list(3, "axes")?;
         let rank = view.dims.len();
         if pads.iter().all(|&p| p == 0) {
             return Ok(Value::Layer(view));
@@ -28,22 +28,25 @@ impl Mapper<'_, '_> {
             return Err(self.site.unsupported(problem, "zeros around rows and columns"));
         }
         let mut ends = [[0_isize; 2]; 2];
-        for (axis, dim) in view.dims.iter().enumerate() {
+        for axis in 0..rank {
             let pair = [pads[axis], pads[axis + rank]];
             if pair == [0, 0] {
                 continue;
             }
-            let side = match &dim[..] {
-                [part] if part.axis == view::Axis::Rows => 0,
-                [part] if part.axis == view::Axis::Columns => 1,
-                _ => {
-                    let problem = format!("it pads axis {axis}");
-                    return Err(self.site.unsupported(problem, "zeros around rows and columns"));
-                }
+            let Some(side) = self.side(&view, axis) else {
+                let problem = format!("it pads axis {axis}");
+                return Err(self.site.unsupported(problem, "zeros around rows and columns"));
             };
             ends[side] = pair.map(|v| isize::try_from(v).unwrap_or(isize::MAX));
         }
         self.resized(&view, ends)
+    }
+
+    /// Which of rows (0) and columns (1) an axis holds, all of them.
+    fn side(&self, view: &View, axis: usize) -> Option<usize> {
+        let whole = View::new(0, self.importer.draft.shape(view.node)).dims;
+        let sides = whole.get(2..)?;
+        sides.iter().position(|side| !side.is_empty() && *side == view.dims[axis])
     }
 
     /// With rows and columns added, or taken away.
@@ -75,12 +78,11 @@ impl Mapper<'_, '_> {
             .collect();
         if layers.is_empty() {
             let lists = inputs.into_iter().map(|v| match v {
-                Value::Constant(c) if c.shape.len() == 1 => c.to_ints(),
+                Value::Constant(c) if c.shape.len() == 1 => Some(c),
                 _ => None,
             });
-            let joined: Option<Vec<Vec<Int>>> = lists.collect();
-            let joined = joined.map(|lists| lists.concat()).filter(|v| v.len() <= 1 << 12);
-            return self.folded(joined.map(Constant::ints));
+            let joined: Option<Vec<Constant>> = lists.collect();
+            return self.folded(joined.and_then(|lists| Constant::joined(&lists)));
         }
         if layers.len() != inputs.len() {
             return Err(self.site.unsupported("it joins constants to a value", "values alone"));
@@ -129,8 +131,7 @@ impl Mapper<'_, '_> {
         if !flat {
             return Ok(view);
         }
-        let dim = &view.dims[axis];
-        if !feature_order(dim, shape).iter().copied().eq(0..shape.elements()) {
+        if view.dims[axis] != View::new(0, shape).dims[1..].concat() {
             return Err(self.site.unsupported("it joins features of another order", NOT_A_MAP));
         }
         let id = self.flattened(view.node)?;
@@ -242,15 +243,10 @@ impl Mapper<'_, '_> {
         first: usize,
         size: usize,
     ) -> Result<View, OnnxError> {
-        if let [part] = view.dims[axis][..]
-            && part.stride == 1
-            && is_spatial(&view.dims[axis])
-        {
-            let taken = [-(first as isize), -((part.size - first - size) as isize)];
-            let ends = match part.axis {
-                view::Axis::Rows => [taken, [0; 2]],
-                _ => [[0; 2], taken],
-            };
+        if let Some(side) = self.side(&view, axis) {
+            let behind = size_of(&view.dims[axis]) - first - size;
+            let mut ends = [[0; 2]; 2];
+            ends[side] = [-(first as isize), -(behind as isize)];
             let Value::Layer(view) = self.resized(&view, ends)? else { unreachable!("a value") };
             return Ok(view);
         }
@@ -333,7 +329,7 @@ impl Mapper<'_, '_> {
         match value {
             Value::Constant(c) => {
                 let shape = change(c.shape.clone(), &axes, adds.then_some(1));
-                self.folded(c.with_shape(shape))
+                self.reshaped(&c, Some(shape))
             }
             Value::Layer(x) => {
                 let dims = change(x.dims, &axes, adds.then(Vec::new));
@@ -394,7 +390,7 @@ impl Mapper<'_, '_> {
                 };
                 let shape: Option<Vec<usize>> = target.iter().enumerate().map(known).collect();
                 let shape = shape.and_then(|s| filled(s, c.len()));
-                self.folded(shape.and_then(|shape| c.with_shape(shape)))
+                self.reshaped(&c, shape)
             }
             Value::Layer(x) => {
                 let sizes = sizes(&x, &target, allow_zero, self.importer.batch);

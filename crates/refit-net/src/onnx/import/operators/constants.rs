@@ -1,6 +1,6 @@
 //! What hangs on shapes and constants alone.
 
-use super::{Mapper, Result1};
+use super::{Mapper, Result1, SIMPLIFY};
 use crate::onnx::import::Value;
 use crate::onnx::import::constant::{Constant, Int, Values};
 use crate::onnx::import::view::{self, is_images, size_of};
@@ -9,14 +9,17 @@ use crate::onnx::proto::data_type;
 impl Mapper<'_, '_> {
     pub(super) fn folded(&mut self, constant: Option<Constant>) -> Result1 {
         let constant = constant.ok_or_else(|| {
-            self.site.unsupported(
-                "its constants cannot be computed beforehand",
-                "a graph whose constants are folded: simplify it with onnxsim or the exporter's \
-                 own optimizer",
-            )
+            self.site.unsupported("its constants cannot be computed beforehand", SIMPLIFY)
         })?;
-        self.importer.room = self.importer.room.saturating_sub(constant.len());
+        self.spend(constant.len())?;
         Ok(Value::Constant(constant))
+    }
+
+    /// The same values in another shape.
+    pub(super) fn reshaped(&self, constant: &Constant, shape: Option<Vec<usize>>) -> Result1 {
+        let reshaped = shape.and_then(|shape| constant.with_shape(shape));
+        let reshaped = reshaped.ok_or_else(|| self.site.damaged("its sizes do not fit"))?;
+        Ok(Value::Constant(reshaped))
     }
 
     pub(super) fn constant(&mut self) -> Result1 {
@@ -40,7 +43,7 @@ impl Mapper<'_, '_> {
     }
 
     pub(super) fn constant_of_shape(&mut self) -> Result1 {
-        let shape = self.setting(0, "")?.unwrap_or_default();
+        let shape = self.list(0, "shape")?.unwrap_or_default();
         let shape: Option<Vec<usize>> = shape.iter().map(|&d| usize::try_from(d).ok()).collect();
         let len = shape.as_ref().and_then(|s| s.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)));
         let value = self.site.attribute("value").and_then(|a| a.t.as_ref());
@@ -76,8 +79,8 @@ impl Mapper<'_, '_> {
                 Ok(Value::Constant(floats.unwrap_or(c)))
             }
             Value::Constant(c) => {
-                let ints = c.to_ints().map(|v| Constant { values: Values::Ints(v), ..c.clone() });
-                self.folded(ints)
+                let ints = c.to_integers(to);
+                self.folded(ints.map(|v| Constant { values: Values::Ints(v), ..c.clone() }))
             }
         }
     }

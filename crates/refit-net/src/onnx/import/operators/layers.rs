@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use super::{Mapper, Result1};
 use crate::layer::{
-    Activation, BatchNorm, Conv, Divisor, Dropout, Layer, LayerNorm, LocalResponseNorm, Padding,
-    Windows,
+    Activation, BatchNorm, Conv, Dropout, Layer, LayerNorm, LocalResponseNorm, Padding,
 };
 use crate::onnx::OnnxError;
 use crate::onnx::import::Value;
 use crate::onnx::import::draft::Op;
-use crate::onnx::import::view::{View, is_spatial};
+use crate::onnx::import::view::{View, is_images, is_spatial, size_of};
 use crate::shape::Shape;
 
 impl Mapper<'_, '_> {
@@ -76,42 +75,53 @@ impl Mapper<'_, '_> {
         Ok(self.new_map(id))
     }
 
-    /// The padding that a node's pads mean, for a map of its nominal size.
+    /// Pixels that a node adds before and behind the rows and the columns of a map of this shape.
+    pub(super) fn ends(
+        &self,
+        shape: Shape,
+        window: [usize; 2],
+        stride: [usize; 2],
+    ) -> Result<Ends, OnnxError> {
+        let Shape::Map { height, width, .. } = shape else { unreachable!("a map") };
+        let auto = self.site.word("auto_pad", "NOTSET");
+        if auto.starts_with("SAME") {
+            let same = |axis: usize, size| {
+                Padding::Same.resolve(axis, size, window[axis], stride[axis].max(1))
+            };
+            let ends = [same(0, height), same(1, width)];
+            return Ok(match auto {
+                "SAME_LOWER" => ends.map(|(before, behind)| (behind, before)),
+                _ => ends,
+            });
+        }
+        let pads = self.site.ints("pads").filter(|_| auto != "VALID").unwrap_or(&[0; 4]);
+        let sizes: Vec<usize> =
+            pads.iter().filter_map(|&v| usize::try_from(v).ok().filter(|&v| v < 4096)).collect();
+        match sizes[..] {
+            [top, left, bottom, right] => Ok([(top, bottom), (left, right)]),
+            _ => Err(self
+                .site
+                .unsupported(format!("its pads are {pads:?}"), "four pads, none of them negative")),
+        }
+    }
+
+    /// The padding that a convolution's pads mean, for a map of its nominal size.
     fn pads(
         &self,
         shape: Shape,
         window: [usize; 2],
         stride: [usize; 2],
     ) -> Result<Pads, OnnxError> {
-        let Shape::Map { height, width, .. } = shape else { unreachable!("a map") };
-        let auto = self.site.word("auto_pad", "NOTSET");
-        if auto == "SAME_UPPER" {
+        let ends = self.ends(shape, window, stride)?;
+        if self.site.word("auto_pad", "NOTSET") == "SAME_UPPER" {
             return Ok(Pads::Padding(Padding::Same));
         }
-        let ends = if auto == "SAME_LOWER" {
-            let same = |axis: usize, size| {
-                let stride = stride[axis].max(1);
-                let (before, behind) = Padding::Same.resolve(axis, size, window[axis], stride);
-                (behind, before)
-            };
-            [same(0, height), same(1, width)]
-        } else {
-            let pads = self.site.ints("pads").filter(|_| auto != "VALID").unwrap_or(&[0; 4]);
-            let sizes: Vec<usize> = pads
-                .iter()
-                .filter_map(|&v| usize::try_from(v).ok().filter(|&v| v < 4096))
-                .collect();
-            let &[top, left, bottom, right] = &sizes[..] else {
-                let problem = format!("its pads are {pads:?}");
-                return Err(self.site.unsupported(problem, "four pads, none of them negative"));
-            };
-            [(top, bottom), (left, right)]
-        };
         let befores = ends.map(|(before, _)| before);
         if ends.iter().all(|(before, behind)| before == behind) {
             return Ok(Pads::Padding(Padding::Symmetric(befores)));
         }
         // The zeros before, and the number of windows, are all that counts.
+        let Shape::Map { height, width, .. } = shape else { unreachable!("a map") };
         let count = |axis: usize, size: usize, (before, behind): (usize, usize)| {
             let slack = (size + before + behind).checked_sub(window[axis])?;
             Some((before, slack / stride[axis].max(1)))
@@ -131,86 +141,20 @@ impl Mapper<'_, '_> {
         Ok(Pads::Uneven(rows, columns))
     }
 
-    /// A pooling's windows on a map; pads that no window has are a layer before it.
-    fn windows(&mut self, zeros: bool) -> Result<(usize, Windows), OnnxError> {
-        let (x, shape) = self.map(0)?;
-        let kernel = self.site.pair("kernel_shape", 1)?;
-        let stride = self.site.pair("strides", 1)?;
-        if kernel[0] != kernel[1]
-            || stride[0] != stride[1]
-            || self.site.pair("dilations", 1)? != [1; 2]
-        {
-            return Err(self.site.unsupported(
-                format!("its windows are {kernel:?}, its strides {stride:?}"),
-                "square windows without dilation, with one stride",
-            ));
+    pub(super) fn softmax(&mut self) -> Result1 {
+        let view = self.layer(0)?;
+        let version = self.importer.version;
+        let axis = self.site.int("axis", if version < 13 { 1 } else { -1 });
+        let axis = self.site.axis(axis, view.dims.len())?;
+        // Before opset 13 all axes from this one on were one.
+        let end = if version < 13 { view.dims.len() } else { axis + 1 };
+        let over: usize = view.dims[axis..end].iter().map(size_of).product();
+        let images = view.dims[axis..end].iter().any(is_images);
+        if images || over != view.elements() {
+            let problem = format!("it normalizes over axis {axis} of {}", view.dims.len());
+            return Err(self.site.unsupported(problem, "a softmax over an image's logits"));
         }
-        let ceil = self.site.int("ceil_mode", 0) != 0;
-        let windows = Windows { window: kernel[0], stride: stride[0], ceil, ..Windows::new(1, 1) };
-        match self.pads(shape, kernel, stride)? {
-            Pads::Padding(padding) => Ok((x, Windows { padding, ..windows })),
-            Pads::Uneven(rows, columns) => {
-                let padding =
-                    Padding::Symmetric([rows[0].unsigned_abs(), columns[0].unsigned_abs()]);
-                let ceiled = Windows { padding, ceil: true, ..windows };
-                if self.counts_alike(shape, &ceiled, [rows, columns]) {
-                    return Ok((x, ceiled));
-                }
-                if !zeros {
-                    return Err(self.site.unsupported(
-                        format!("it pads rows by {rows:?} and columns by {columns:?}"),
-                        "the same padding at both ends",
-                    ));
-                }
-                let x = self.push_layer(Layer::Pad { rows, columns }, Vec::new(), &[x])?;
-                Ok((x, windows))
-            }
-        }
-    }
-
-    /// Whether windows that reach beyond the padding are as many as explicit pads give.
-    fn counts_alike(&self, shape: Shape, windows: &Windows, ends: [[isize; 2]; 2]) -> bool {
-        let Shape::Map { height, width, .. } = shape else { return false };
-        [height, width].into_iter().enumerate().all(|(axis, size)| {
-            let total = size + ends[axis].iter().map(|v| v.unsigned_abs()).sum::<usize>();
-            let slack = total.checked_sub(windows.window);
-            let count = slack.map(|slack| slack / windows.stride.max(1) + 1);
-            windows.stride > 0 && windows.window > 0 && windows.count(axis, size) == count
-        })
-    }
-
-    pub(super) fn max_pool(&mut self) -> Result1 {
-        let (x, windows) = self.windows(false)?;
-        let id = self.push_layer(Layer::MaxPool(windows), Vec::new(), &[x])?;
-        Ok(self.new_map(id))
-    }
-
-    pub(super) fn average_pool(&mut self) -> Result1 {
-        let (x, shape) = self.map(0)?;
-        let Shape::Map { height, width, .. } = shape else { unreachable!("a map") };
-        let kernel = self.site.pair("kernel_shape", 1)?;
-        let padded = self.site.ints("pads").is_some_and(|p| p.iter().any(|&v| v != 0));
-        if kernel == [height, width] && !padded {
-            let id = self.push_layer(Layer::AdaptiveAvgPool { size: [1; 2] }, Vec::new(), &[x])?;
-            return Ok(self.new_map(id));
-        }
-        let all = self.site.int("count_include_pad", 0) != 0;
-        let (x, windows) = self.windows(all)?;
-        let divisor = if all { Divisor::Padded } else { Divisor::Inside };
-        let id = self.push_layer(Layer::AvgPool { windows, divisor }, Vec::new(), &[x])?;
-        Ok(self.new_map(id))
-    }
-
-    pub(super) fn global_max_pool(&mut self) -> Result1 {
-        let (x, shape) = self.map(0)?;
-        let Shape::Map { height, width, .. } = shape else { unreachable!("a map") };
-        if height != width {
-            let problem = format!("it takes the maximum of {height}x{width} pixels");
-            return Err(self.site.unsupported(problem, "a square map"));
-        }
-        let windows = Windows::new(height, height);
-        let id = self.push_layer(Layer::MaxPool(windows), Vec::new(), &[x])?;
-        Ok(self.new_map(id))
+        self.simple(Op::Softmax)
     }
 
     pub(super) fn reduce_mean(&mut self, axes: &[i64], keep: bool) -> Result1 {
@@ -259,6 +203,11 @@ impl Mapper<'_, '_> {
         if parameters.iter().any(|p| p.len() != channels) {
             return Err(self.site.damaged(format!("its parameters are not {channels} each")));
         }
+        if self.site.int("training_mode", 0) != 0 {
+            let node = &self.site.origin.node;
+            let note = format!("`{node}` normalizes by the batch; its stored statistics are used");
+            self.importer.notes.push(note);
+        }
         let momentum = 1.0 - f64::from(self.site.float("momentum", 0.9));
         if let Shape::Map { .. } = self.importer.draft.shape(view.node) {
             let norm = BatchNorm { epsilon: epsilon.into(), momentum };
@@ -274,8 +223,7 @@ impl Mapper<'_, '_> {
             .map(|(shift, (mean, scale))| shift - mean * scale)
             .collect();
         self.check_finite(&scale, &shift)?;
-        let id = self.importer.draft.affine(view.node, &scale, &shift, &self.site.origin);
-        Ok(Value::Layer(view.of(id)))
+        self.affine(&view, &scale, &shift)
     }
 
     pub(super) fn layer_norm(&mut self) -> Result1 {
@@ -287,7 +235,11 @@ impl Mapper<'_, '_> {
             let problem = format!("it normalizes from axis {axis} of {rank} on");
             return Err(self.site.unsupported(problem, "a norm over the channels of each pixel"));
         }
-        let (_, scale) = self.weights(1)?;
+        let (dims, scale) = self.weights(1)?;
+        if scale.len() != channels {
+            let problem = format!("its scale of shape {dims:?} is spread over {channels} channels");
+            return Err(self.site.unsupported(problem, "one number a channel"));
+        }
         let shift = match self.optional(2)? {
             Some(_) => self.weights(2)?.1,
             None => Arc::new(vec![0.0; channels]),
@@ -315,6 +267,9 @@ impl Mapper<'_, '_> {
         Ok(self.new_map(id))
     }
 }
+
+/// Pixels before and behind rows, and before and behind columns.
+pub(super) type Ends = [(usize, usize); 2];
 
 /// Padding that a layer has, or rows and columns that a layer of its own adds.
 enum Pads {

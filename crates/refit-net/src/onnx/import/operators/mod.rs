@@ -4,6 +4,7 @@ mod arithmetic;
 mod axes;
 mod constants;
 mod layers;
+mod pools;
 mod product;
 
 use super::constant::{Constant, Int};
@@ -15,6 +16,11 @@ use crate::layer::{Activation, Layer};
 use crate::onnx::OnnxError;
 use crate::onnx::proto::{Attribute, Node};
 use crate::shape::Shape;
+
+/// The most inputs of a node: more than any network joins.
+const MOST_INPUTS: usize = 1 << 10;
+/// The most values of a layer's output for one image.
+pub(super) const MOST_ELEMENTS: usize = 1 << 26;
 
 /// Adds what a node computes to the draft; gives what its outputs stand for.
 pub(super) fn apply<'a>(
@@ -29,7 +35,11 @@ pub(super) fn apply<'a>(
         op: printable(&node.op_type).into_owned(),
         layer: layer_name(node, weight, &importer.prefix),
     };
-    let mut inputs = Vec::with_capacity(node.input.len().min(64));
+    if node.input.len() > MOST_INPUTS {
+        let problem = format!("it takes {} inputs", node.input.len());
+        return Err(Site { node, origin }.damaged(problem));
+    }
+    let mut inputs = Vec::with_capacity(node.input.len());
     for name in &node.input {
         if name.is_empty() {
             inputs.push(None);
@@ -113,6 +123,10 @@ impl Site<'_> {
 /// What no layer expresses, and what would.
 const NOT_A_MAP: &str = "maps of the usual order of axes";
 
+/// What is needed where constants are left over.
+const SIMPLIFY: &str = "a graph whose constants are folded: simplify it with onnxsim or the \
+                        exporter's own optimizer";
+
 struct Mapper<'m, 'a> {
     importer: &'m mut Importer<'a>,
     site: Site<'a>,
@@ -147,7 +161,8 @@ impl Mapper<'_, '_> {
             "Add" | "Sub" | "Mul" | "Div" | "Pow" => self.binary(op),
             "Sum" => self.sum(),
             "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" | "Ceil" | "Floor" => self.unary(op),
-            "Max" | "Min" | "Clip" => self.clip(op),
+            "Max" | "Min" => self.extreme(op),
+            "Clip" => self.clip(),
             "Relu" => self.activation(Activation::Relu),
             "Sigmoid" => self.activation(Activation::Sigmoid),
             "Tanh" => self.activation(Activation::Tanh),
@@ -159,7 +174,7 @@ impl Mapper<'_, '_> {
                 _ => Activation::Gelu,
             }),
             "Erf" => self.simple(Op::Erf),
-            "Softmax" | "LogSoftmax" => self.simple(Op::Softmax),
+            "Softmax" | "LogSoftmax" => self.softmax(),
             "Dropout" => self.dropout(),
             "Conv" => self.conv(),
             "BatchNormalization" => self.batch_norm(),
@@ -204,16 +219,17 @@ impl Mapper<'_, '_> {
 
     /// Integers from an input, or from an attribute as older versions have them.
     fn setting(&self, index: usize, attribute: &str) -> Result<Option<Vec<i64>>, OnnxError> {
-        if let Some(ints) = self.site.ints(attribute) {
-            return Ok(Some(ints.to_vec()));
+        match self.site.ints(attribute) {
+            Some(ints) => Ok(Some(ints.to_vec())),
+            None => self.list(index, attribute),
         }
+    }
+
+    /// Integers from an input; `name` is what they are.
+    fn list(&self, index: usize, name: &str) -> Result<Option<Vec<i64>>, OnnxError> {
         let Some(constant) = self.optional(index)? else { return Ok(None) };
         let ints = constant.to_ints().and_then(|v| v.into_iter().map(Int::value).collect());
         let wrong = || {
-            let name = match attribute {
-                "" => format!("input {index}"),
-                name => name.to_owned(),
-            };
             self.site.unsupported(
                 format!("its {name} is not the same for every number of images"),
                 "settings that do not depend on the batch",
@@ -230,11 +246,9 @@ impl Mapper<'_, '_> {
     fn layer(&self, index: usize) -> Result<View, OnnxError> {
         match self.input(index)? {
             Value::Layer(view) => Ok(view),
-            Value::Constant(_) => Err(self.site.unsupported(
-                "it computes with constants alone",
-                "a graph whose constants are folded: simplify it with onnxsim or the exporter's \
-                 own optimizer",
-            )),
+            Value::Constant(_) => {
+                Err(self.site.unsupported("it computes with constants alone", SIMPLIFY))
+            }
         }
     }
 
@@ -266,6 +280,11 @@ impl Mapper<'_, '_> {
         let shape = layer.output_shape(&shapes).map_err(|misfit| {
             self.site.unsupported(format!("the layer {misfit}"), "a layer that refit has")
         })?;
+        if elements(shape).is_none() {
+            let problem = format!("it makes {shape} of an image");
+            return Err(self.site.unsupported(problem, "a network for smaller images"));
+        }
+        self.spend(parameters.iter().map(|p| p.len()).sum())?;
         for (spec, values) in layer.parameters(shapes[0]).iter().zip(&parameters) {
             let wanted: usize = spec.shape.iter().product();
             if wanted != values.len() {
@@ -278,6 +297,26 @@ impl Mapper<'_, '_> {
             }
         }
         Ok(self.push(Op::Layer(layer, parameters), inputs, shape))
+    }
+
+    /// Takes values from what may still be computed, or copied: a file of few bytes must not fill
+    /// the memory.
+    fn spend(&mut self, values: usize) -> Result<(), OnnxError> {
+        self.importer.room = self.importer.room.checked_sub(values).ok_or_else(|| {
+            self.site.unsupported("it computes far more constants than the file holds", SIMPLIFY)
+        })?;
+        Ok(())
+    }
+
+    /// `scale * x + shift` by channel.
+    fn affine(&mut self, x: &View, scale: &[f32], shift: &[f32]) -> Result1 {
+        let copied = match &self.importer.draft.nodes[x.node].op {
+            Op::Layer(_, parameters) => parameters.iter().map(|p| p.len()).sum(),
+            _ => 0,
+        };
+        self.spend(copied + scale.len())?;
+        let id = self.importer.draft.affine(x.node, scale, shift, &self.site.origin);
+        Ok(Value::Layer(x.of(id)))
     }
 
     fn new_map(&self, id: usize) -> Value {
@@ -295,6 +334,11 @@ impl Mapper<'_, '_> {
         let constant = self.fixed(index)?;
         let values = constant.to_floats();
         let values = values.ok_or_else(|| self.site.damaged("its weights are no numbers"))?;
+        if values.is_empty() {
+            return Err(self
+                .site
+                .damaged(format!("its weights are of shape {:?}", constant.shape)));
+        }
         Ok((constant.shape, values))
     }
 
@@ -304,6 +348,16 @@ impl Mapper<'_, '_> {
             false => Err(self.site.damaged("its numbers are not finite")),
         }
     }
+}
+
+/// Values of a shape, if they are not beyond reason.
+pub(super) fn elements(shape: Shape) -> Option<usize> {
+    let sizes = match shape {
+        Shape::Map { channels, height, width } => [channels, height, width],
+        Shape::Vector { features } => [features, 1, 1],
+    };
+    let elements = sizes.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+    elements.filter(|&n| n <= MOST_ELEMENTS)
 }
 
 /// What would be needed for an operator that has no layer.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Mapper, Result1};
+use super::{Mapper, Result1, elements};
 use crate::layer::{Layer, Linear};
 use crate::onnx::export::adaptive_shares;
 use crate::onnx::import::Value;
@@ -28,8 +28,10 @@ impl Mapper<'_, '_> {
         let bias = match self.optional(2)? {
             None => None,
             Some(c) => {
+                // A column of as many values would be added by image.
+                let row = c.shape.split_last().is_none_or(|(_, rows)| rows.iter().all(|&d| d == 1));
                 let values = c.to_floats().filter(|v| v.len() == features || v.len() == 1);
-                let values = values.ok_or_else(|| {
+                let values = values.filter(|_| row).ok_or_else(|| {
                     self.site.unsupported("it adds a matrix", "one number a feature")
                 })?;
                 Some((0..features).map(|i| beta * values[i % values.len()]).collect())
@@ -44,13 +46,16 @@ impl Mapper<'_, '_> {
         }
         let view = self.layer(0)?;
         let (dims, weight) = self.weights(1)?;
-        if let (4, [from, to]) = (view.dims.len(), &dims[..])
-            && view.dims[3].iter().any(|p| p.axis == view::Axis::Columns)
-            && size_of(&view.dims[3]) == *from
+        let shape = self.importer.draft.shape(view.node);
+        if let (Shape::Map { channels, height, width }, [from, to]) = (shape, &dims[..])
+            && view == View::new(view.node, shape)
+            && width == *from
         {
-            let shape = self.importer.draft.shape(view.node);
-            let Shape::Map { channels, height, .. } = shape else { unreachable!("columns") };
             let to = Shape::map(channels, height, *to);
+            if elements(to).is_none() {
+                return Err(self.site.damaged(format!("it makes {to} of an image")));
+            }
+            self.spend(weight.len())?;
             let id = self.push(Op::Columns(weight), &[view.node], to);
             return Ok(self.new_map(id));
         }
@@ -119,10 +124,10 @@ impl Mapper<'_, '_> {
                 "a matrix product over channels or over all of an image's features",
             ));
         };
-        let room = features.checked_mul(inputs).filter(|_| order.len() == inputs);
-        let room =
-            room.ok_or_else(|| self.site.damaged("its weights are of an impossible size"))?;
-        let mut turned = vec![0.0; room];
+        let len = features.checked_mul(inputs).filter(|_| order.len() == inputs);
+        let len = len.ok_or_else(|| self.site.damaged("its weights are of an impossible size"))?;
+        self.spend(len)?;
+        let mut turned = vec![0.0; len];
         for (row, out) in turned.chunks_exact_mut(inputs).zip(0..) {
             for (into, &at) in order.iter().enumerate() {
                 row[at] = weight(out, into);
