@@ -18,6 +18,7 @@ mod window;
 
 pub use forward::{Filter, convolve, convolve_with_moments};
 pub use input_gradient::{input_gradient, input_gradient_through};
+pub(crate) use weight_gradient::tile as sum_tile;
 pub use weight_gradient::weight_gradient;
 
 use crate::activation::Activation;

@@ -4,16 +4,19 @@
 //! The output is cut into tiles of 4x4 pixels. A tile's input, 6x6 pixels, is transformed; each of
 //! the 36 places of the result is multiplied by a matrix of transformed weights; the products are
 //! transformed back. It serves 3x3 kernels of stride 1, and the gradient with respect to their input,
-//! which is such a convolution too.
+//! which is such a convolution too. The gradient with respect to the weights is F(3x3, 4x4), on the
+//! same tiles.
 
 mod transform;
+mod weight_gradient;
 
 use std::ops::Range;
 
 use self::transform::{
     EntryRows, ExitRows, Finish, M, N, Outcome, PRODUCTS, Patch, Sums, Taps, ThroughRows,
-    transform_filter, transform_input, transform_output,
+    transform_filter, transform_gradient, transform_input, transform_output,
 };
+pub(crate) use self::weight_gradient::{pays_for_weights, weight_gradient};
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry, Exit, Moments};
 use crate::norm::{GradientSums, Through};
@@ -196,10 +199,54 @@ impl Plan {
     }
 }
 
-/// The rows (or columns) of a patch that lie inside an image of `len`, if its first is `at`.
-fn inside(at: isize, len: usize) -> Range<usize> {
-    let clip = |v: isize| v.clamp(0, N as isize) as usize;
+/// The rows (or columns) of a patch of `side` that lie inside an image of `len`, if its first is
+/// `at`.
+fn inside(at: isize, side: usize, len: usize) -> Range<usize> {
+    let clip = |v: isize| v.clamp(0, side as isize) as usize;
     clip(-at)..clip(len as isize - at).max(clip(-at))
+}
+
+/// A map of which tiles are read.
+#[derive(Debug, Clone, Copy)]
+struct Source<'a> {
+    values: &'a [f32],
+    map: Map,
+    entry: Option<Entry<'a>>,
+    /// Zeros before the first row and column; fewer than none if those are never read.
+    padding: [isize; 2],
+}
+
+impl Source<'_> {
+    /// What a tile of `side` by `side` reads of `channels`, if its output begins at `place`. It is
+    /// to be transformed to `to`.
+    fn patch(
+        &self,
+        (image, y, x): (usize, usize, usize),
+        side: usize,
+        channels: Range<usize>,
+        (to, product): (*mut f32, usize),
+    ) -> Patch {
+        let Map { height, width, channels: pixel } = self.map;
+        let [y, x] = [y as isize - self.padding[0], x as isize - self.padding[1]];
+        let at = (y * width as isize + x) * pixel as isize + channels.start as isize;
+        let image = self.values[image * height * width * pixel..].as_ptr();
+        let entry = self.entry.map(|e| {
+            let (low, high) = e.activation.bounds();
+            let [scale, shift] = [e.scale, e.shift].map(|v| v[channels.start..].as_ptr());
+            EntryRows { scale, shift, low, high }
+        });
+        Patch {
+            at: image.wrapping_offset(at),
+            row: width * pixel,
+            pixel,
+            channels: channels.len(),
+            rows: inside(y, side, height),
+            columns: inside(x, side, width),
+            entry,
+            to,
+            product,
+        }
+    }
 }
 
 /// How the work is cut.
@@ -265,26 +312,11 @@ impl Job<'_> {
     /// # Safety
     /// `v` holds these rows of all matrices, `product` apart.
     unsafe fn enter(&self, tiles: Range<usize>, v: *mut f32, product: usize) {
-        let Map { height, width, channels } = self.plan.input;
-        let entry = self.entry.map(|e| {
-            let (low, high) = e.activation.bounds();
-            EntryRows { scale: e.scale.as_ptr(), shift: e.shift.as_ptr(), low, high }
-        });
+        let map = self.plan.input;
+        let source = Source { values: self.x, map, entry: self.entry, padding: self.plan.padding };
         for (i, tile) in tiles.enumerate() {
-            let (image, y, x) = self.plan.place(tile);
-            let [y, x] = [y as isize - self.plan.padding[0], x as isize - self.plan.padding[1]];
-            let at = (y * width as isize + x) * channels as isize;
-            let image = self.x[image * height * width * channels..].as_ptr();
-            let patch = Patch {
-                at: image.wrapping_offset(at),
-                row: width * channels,
-                channels,
-                rows: inside(y, height),
-                columns: inside(x, width),
-                entry,
-                to: v.wrapping_add(i * spaced(channels)),
-                product,
-            };
+            let to = (v.wrapping_add(i * spaced(map.channels)), product);
+            let patch = source.patch(self.plan.place(tile), N, 0..map.channels, to);
             // SAFETY: the filter was packed for a CPU with this; only what lies inside is read.
             unsafe { transform_input(self.filter.isa, &patch) };
         }
@@ -603,7 +635,7 @@ mod tests {
     use crate::norm;
 
     /// Normally distributed values, near enough: sums of twelve uniform ones.
-    fn normal(len: usize, seed: u64, scale: f32) -> Vec<f32> {
+    pub(super) fn normal(len: usize, seed: u64, scale: f32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
         let mut uniform = move || {
             state =
@@ -618,7 +650,7 @@ mod tests {
         normal(shape.weight_len(), 2, (2.0 / (9 * shape.channels) as f32).sqrt())
     }
 
-    fn shape(
+    pub(super) fn shape(
         batch: usize,
         [height, width]: [usize; 2],
         [channels, out_channels]: [usize; 2],
@@ -640,7 +672,7 @@ mod tests {
 
     /// Odd sizes, uneven paddings, channels around whole vectors; some are computed whole, some in
     /// stages.
-    fn shapes() -> Vec<ConvShape> {
+    pub(super) fn shapes() -> Vec<ConvShape> {
         let same = [(1, 1); 2];
         vec![
             shape(1, [1, 1], [1, 1], same),
@@ -656,17 +688,17 @@ mod tests {
 
     /// Rounding errors grow with the root of the products summed and with the transforms: with
     /// normally distributed data they stay near 2e-6 of the largest value, with 512 channels too.
-    const TOLERANCE: f32 = 2e-5;
+    pub(super) const TOLERANCE: f32 = 2e-5;
 
     /// The greatest difference, as a share of the greatest value.
-    fn error(got: &[f32], want: &[f32]) -> f32 {
+    pub(super) fn error(got: &[f32], want: &[f32]) -> f32 {
         assert_eq!(got.len(), want.len());
         let top = want.iter().fold(f32::MIN_POSITIVE, |top, v| top.max(v.abs()));
         let off = got.iter().zip(want).map(|(g, w)| (g - w).abs());
         off.fold(0.0, |off, v| if v.is_nan() { f32::INFINITY } else { v.max(off) }) / top
     }
 
-    fn bits(values: &[f32]) -> Vec<u32> {
+    pub(super) fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|v| v.to_bits()).collect()
     }
 

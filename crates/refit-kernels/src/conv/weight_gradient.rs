@@ -6,17 +6,17 @@
 //! of its own, `[taps, c / groups, output channels]` by panels. In the end the sums of parts are
 //! folded and transposed.
 
-mod tile;
+pub(crate) mod tile;
 mod window;
 
 use self::tile::{PixelRun, SumTile, fold, pack, run_sum_tile};
 use self::window::Windows;
 use super::{ConvShape, Entry};
-use crate::depthwise;
 use crate::rows::needed;
 use crate::simd::Isa;
 use crate::threads::{Shared, parallel, with_scratch};
-use crate::tile::{Panel, cut, panels};
+use crate::tile::{Ahead, Panel, cut, panels};
+use crate::{depthwise, winograd};
 
 /// `dw`, `[o, c / groups, kh, kw]`, from the input (before its entry) and the output's gradient.
 ///
@@ -32,10 +32,14 @@ pub fn weight_gradient(
     if shape.is_depthwise() {
         return depthwise::weight_gradient(shape, x, entry, dy, dw);
     }
-    weight_gradient_on(Isa::widest(), shape, x, entry, dy, dw);
+    let isa = Isa::widest();
+    if shape.batch > 0 && winograd::pays_for_weights(shape) {
+        return winograd::weight_gradient(isa, shape, x, entry, dy, dw);
+    }
+    sum_directly(isa, shape, x, entry, dy, dw);
 }
 
-fn weight_gradient_on(
+fn sum_directly(
     isa: Isa,
     shape: &ConvShape,
     x: &[f32],
@@ -208,6 +212,8 @@ impl<'a> Product<'a> {
                         dy,
                         dy_stride,
                         sums: sums[(depth + first + start) * width..].as_mut_ptr(),
+                        goes_on: true,
+                        ahead: Ahead::NOTHING,
                     };
                     // SAFETY: the block holds every tap of the runs' pixels, `sums` the panel.
                     unsafe { run_sum_tile(self.isa, rows, vectors, &tile) };
@@ -287,7 +293,7 @@ mod tests {
             let want = reference::weight_gradient(shape, &data.x, entry, &data.dy);
             for isa in Isa::available() {
                 let mut dw = vec![f32::NAN; want.len()];
-                weight_gradient_on(isa, shape, &data.x, entry, &data.dy, &mut dw);
+                sum_directly(isa, shape, &data.x, entry, &data.dy, &mut dw);
                 assert_close(&dw, &want, &format!("{isa:?} {} {shape:?}", entry.is_some()));
             }
         }
@@ -354,11 +360,20 @@ mod tests {
             let data = Data::new(&shape);
             let results = on_threads(|| {
                 let mut dw = vec![f32::NAN; data.weight.len()];
-                weight_gradient(&shape, &data.x, Some(data.entry()), &data.dy, &mut dw);
+                let entry = Some(data.entry());
+                sum_directly(Isa::widest(), &shape, &data.x, entry, &data.dy, &mut dw);
                 dw
             });
             assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
         }
+    }
+
+    #[test]
+    fn no_images_make_no_gradient() {
+        let shape = shape(0, 8, 40, 3);
+        let mut dw = vec![f32::NAN; shape.weight_len()];
+        weight_gradient(&shape, &[], None, &[], &mut dw);
+        assert!(dw.iter().all(|v| *v == 0.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The three transforms, a vector of channels at a time.
+//! The transforms, a vector of channels at a time.
 //!
 //! The points are 0, ±√½, ±√2 and infinity. With the usual ±1 and ±2 the matrices hold numbers up to
 //! 8 and 1/24; these are better balanced, at the same cost.
@@ -79,6 +79,41 @@ unsafe fn output_1d<S: Simd>(m: [S::V; N]) -> [S::V; M] {
     }
 }
 
+/// One dimension of the gradient's transform: the output's, turned round.
+#[inline(always)]
+unsafe fn gradient_1d<S: Simd>(e: [S::V; M]) -> [S::V; N] {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let (half, two) = (S::splat(0.5), S::splat(2.0));
+        let (even_a, odd_a) = (S::fma(half, e[2], e[0]), S::fma(half, e[3], e[1]));
+        let (even_b, odd_b) = (S::fma(two, e[2], e[0]), S::fma(two, e[3], e[1]));
+        [
+            e[0],
+            S::fma(S::splat(A), odd_a, even_a),
+            S::fnma(S::splat(A), odd_a, even_a),
+            S::fma(S::splat(B), odd_b, even_b),
+            S::fnma(S::splat(B), odd_b, even_b),
+            e[3],
+        ]
+    }
+}
+
+/// One dimension of the transform of the weights' gradient: the filter's, turned round.
+#[inline(always)]
+unsafe fn weights_1d<S: Simd>(p: [S::V; N]) -> [S::V; 3] {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let (even_a, odd_a) = (S::add(p[1], p[2]), S::sub(p[1], p[2]));
+        let (even_b, odd_b) = (S::add(p[3], p[4]), S::sub(p[3], p[4]));
+        let (third, sixth) = (S::splat(1.0 / 3.0), S::splat(1.0 / 6.0));
+        [
+            S::fnma(S::splat(1.0 / 1.5), even_a, S::fma(sixth, even_b, p[0])),
+            S::fnma(S::splat(A / 1.5), odd_a, S::mul(S::splat(B / 6.0), odd_b)),
+            S::fma(third, S::sub(even_b, even_a), p[5]),
+        ]
+    }
+}
+
 /// Where the weights of a run of output channels lie; `row` and `column` are the distances between
 /// neighbouring input and output channels. Each pair has its nine taps side by side.
 #[derive(Debug, Clone, Copy)]
@@ -142,8 +177,9 @@ pub(super) struct EntryRows {
 #[derive(Debug, Clone)]
 pub(super) struct Patch {
     pub at: *const f32,
-    /// Values from a row to the next.
+    /// Values from a row to the next, and from a pixel to the next.
     pub row: usize,
+    pub pixel: usize,
     pub channels: usize,
     /// Which of its rows and columns lie inside the image; the others are zero.
     pub rows: Range<usize>,
@@ -168,9 +204,16 @@ unsafe fn column<S: Simd, const K: usize>(rows: &[[S::V; K]; N], i: usize) -> [S
     [rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i], rows[5][i]]
 }
 
-/// One vector of channels of a patch.
+/// One dimension of the transform of a patch of `SIDE` pixels: an input's, or a gradient's.
 #[inline(always)]
-unsafe fn patch<S: Simd, const WHOLE: bool>(p: &Patch, c: usize, n: usize) {
+unsafe fn patch_1d<S: Simd, const SIDE: usize>(d: [S::V; N]) -> [S::V; N] {
+    // SAFETY: by the caller's word.
+    unsafe { if SIDE == N { input_1d::<S>(d) } else { gradient_1d::<S>([d[0], d[1], d[2], d[3]]) } }
+}
+
+/// One vector of channels of a patch of `SIDE` by `SIDE` pixels.
+#[inline(always)]
+unsafe fn patch<S: Simd, const SIDE: usize, const WHOLE: bool>(p: &Patch, c: usize, n: usize) {
     // SAFETY: by the caller's word; only pixels inside the image are read.
     unsafe {
         let (mut scale, mut shift, mut low, mut high) =
@@ -181,25 +224,42 @@ unsafe fn patch<S: Simd, const WHOLE: bool>(p: &Patch, c: usize, n: usize) {
             (low, high) = (S::splat(e.low), S::splat(e.high));
         }
         let mut half = [[S::zero(); N]; N];
-        for (j, half) in half.iter_mut().enumerate() {
+        for (j, half) in half.iter_mut().enumerate().take(SIDE) {
             if !WHOLE && !p.rows.contains(&j) {
                 continue;
             }
             let row = p.at.wrapping_add(j * p.row + c);
             let mut values = [S::zero(); N];
-            for (i, value) in values.iter_mut().enumerate() {
+            for (i, value) in values.iter_mut().enumerate().take(SIDE) {
                 if WHOLE || p.columns.contains(&i) {
-                    *value = get::<S, WHOLE>(row.wrapping_add(i * p.channels), n);
+                    *value = get::<S, WHOLE>(row.wrapping_add(i * p.pixel), n);
                     if p.entry.is_some() {
                         *value = S::clamp(S::fma(*value, scale, shift), low, high);
                     }
                 }
             }
-            *half = input_1d::<S>(values);
+            *half = patch_1d::<S, SIDE>(values);
         }
         for i in 0..N {
-            for (j, v) in input_1d::<S>(column::<S, N>(&half, i)).into_iter().enumerate() {
+            for (j, v) in patch_1d::<S, SIDE>(column::<S, N>(&half, i)).into_iter().enumerate() {
                 S::store(p.to.add((j * N + i) * p.product + c), v);
+            }
+        }
+    }
+}
+
+/// All channels of a patch of `SIDE` by `SIDE` pixels.
+#[inline(always)]
+unsafe fn all_channels<S: Simd, const SIDE: usize>(p: &Patch) {
+    let inside = p.rows == (0..SIDE) && p.columns == (0..SIDE);
+    for c in (0..p.channels).step_by(S::LANES) {
+        let n = (p.channels - c).min(S::LANES);
+        // SAFETY: by the caller's word.
+        unsafe {
+            if inside && n == S::LANES {
+                patch::<S, SIDE, true>(p, c, n);
+            } else {
+                patch::<S, SIDE, false>(p, c, n);
             }
         }
     }
@@ -211,17 +271,17 @@ on_isa! {
     /// # Safety
     /// The CPU has `isa`; pointers are valid for the extents that [`Patch`] names.
     pub(super) fn transform_input<S>(p: &Patch) {
-        let inside = p.rows == (0..N) && p.columns == (0..N);
-        let mut c = 0;
-        while c < p.channels {
-            let n = (p.channels - c).min(S::LANES);
-            if inside && n == S::LANES {
-                patch::<S, true>(p, c, n);
-            } else {
-                patch::<S, false>(p, c, n);
-            }
-            c += S::LANES;
-        }
+        all_channels::<S, N>(p);
+    }
+}
+
+on_isa! {
+    /// Transforms the gradient of a tile's output, the output's transform turned round.
+    ///
+    /// # Safety
+    /// As [`transform_input`].
+    pub(super) fn transform_gradient<S>(p: &Patch) {
+        all_channels::<S, M>(p);
     }
 }
 
@@ -469,6 +529,59 @@ on_isa! {
                 outcome::<S, false>(o, c, n);
             }
             c += S::LANES;
+        }
+    }
+}
+
+/// Sums of products, and the weights' gradients that they make.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Summed {
+    /// Those of the first product; whole vectors are read.
+    pub from: *const f32,
+    /// From a product's sums to the next.
+    pub product: usize,
+    /// Output channels, and the distance between their sums.
+    pub rows: usize,
+    pub row: usize,
+    /// Input channels.
+    pub channels: usize,
+    /// The first weight; an input channel's nine lie side by side.
+    pub to: *mut f32,
+    /// From an output channel's weights to the next one's.
+    pub to_row: usize,
+}
+
+on_isa! {
+    /// Transforms sums over all tiles to the gradient of weights.
+    ///
+    /// # Safety
+    /// The CPU has `isa`; pointers are valid for the extents that [`Summed`] names.
+    pub(super) fn transform_weights<S>(t: &Summed) {
+        for o in 0..t.rows {
+            for c in (0..t.channels).step_by(S::LANES) {
+                let from = t.from.add(o * t.row + c);
+                let mut half = [[S::zero(); 3]; N];
+                for (j, half) in half.iter_mut().enumerate() {
+                    let mut row = [S::zero(); N];
+                    for (i, v) in row.iter_mut().enumerate() {
+                        *v = S::load(from.add((j * N + i) * t.product));
+                    }
+                    *half = weights_1d::<S>(row);
+                }
+                // Lanes are input channels, which lie nine weights apart.
+                let mut weights = [0.0f32; 9 * 16];
+                for i in 0..3 {
+                    for (j, v) in weights_1d::<S>(column::<S, 3>(&half, i)).into_iter().enumerate() {
+                        S::store(weights.as_mut_ptr().add((j * 3 + i) * S::LANES), v);
+                    }
+                }
+                let to = t.to.add(o * t.to_row + 9 * c);
+                for lane in 0..S::LANES.min(t.channels - c) {
+                    for tap in 0..9 {
+                        *to.add(9 * lane + tap) = weights[tap * S::LANES + lane];
+                    }
+                }
+            }
         }
     }
 }

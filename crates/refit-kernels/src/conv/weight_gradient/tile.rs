@@ -1,11 +1,12 @@
 //! The register tile of a weight gradient: some neighbouring input channels by some vectors of
 //! output channels, summed over pixels.
 
-use crate::simd::{Isa, on_isa};
+use crate::simd::{Isa, on_isa, prefetch};
+use crate::tile::Ahead;
 
 /// Pixels of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PixelRun {
+pub(crate) struct PixelRun {
     /// The first one's number in the window of the input, and in the output's gradient.
     pub x: usize,
     pub dy: usize,
@@ -14,7 +15,7 @@ pub(super) struct PixelRun {
 
 /// One tile. Pointers are to its first value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SumTile<'a> {
+pub(crate) struct SumTile<'a> {
     /// The pixels that are summed over.
     pub runs: &'a [PixelRun],
     /// Input channels of pixel 0 of the window, the distance between neighbouring pixels, and the
@@ -26,21 +27,28 @@ pub(super) struct SumTile<'a> {
     /// neighbouring pixels.
     pub dy: *const f32,
     pub dy_stride: usize,
-    /// Where the sums are added, `[channels, vectors * lanes]`.
+    /// The sums, `[channels, vectors * lanes]`.
     pub sums: *mut f32,
+    /// Whether they are added to what stands there, or written over it.
+    pub goes_on: bool,
+    /// What is brought near, a step a pixel.
+    pub ahead: Ahead,
 }
 
 on_isa! {
-    /// Adds to the sums of `MR` input channels by `NR` vectors.
+    /// Sums of `MR` input channels by `NR` vectors.
     ///
     /// # Safety
     /// The CPU has `isa`; all pointers are valid for the tile's extent.
     fn tile<S, const MR: usize, const NR: usize>(t: &SumTile) {
         let mut sums = [[S::zero(); NR]; MR];
+        let mut ahead = t.ahead.from;
         for run in t.runs {
             let mut x = t.x.add(run.x * t.x_stride);
             let mut dy = t.dy.add(run.dy * t.dy_stride);
             for _ in 0..run.len {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(t.ahead.step);
                 let mut out = [S::zero(); NR];
                 for (j, out) in out.iter_mut().enumerate() {
                     *out = S::load(dy.add(S::LANES * j));
@@ -58,19 +66,20 @@ on_isa! {
         for (i, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate() {
                 let at = t.sums.add((i * NR + j) * S::LANES);
-                S::store(at, S::add(S::load(at), *sum));
+                let before = if t.goes_on { S::load(at) } else { S::zero() };
+                S::store(at, S::add(before, *sum));
             }
         }
     }
 }
 
-/// Adds to the sums of `channels` input channels by `vectors` vectors.
+/// Sums of `channels` input channels by `vectors` vectors.
 ///
 /// # Safety
 /// The CPU has `isa`; `channels` is at most [`Isa::tile_rows`]; all pointers are valid for the
 /// tile's extent.
 #[inline]
-pub(super) unsafe fn run_sum_tile(isa: Isa, channels: usize, vectors: usize, t: &SumTile) {
+pub(crate) unsafe fn run_sum_tile(isa: Isa, channels: usize, vectors: usize, t: &SumTile) {
     macro_rules! pick {
         ($($n:literal: $($m:literal)*;)*) => {
             match (vectors, channels) {
@@ -92,7 +101,7 @@ on_isa! {
     ///
     /// # Safety
     /// The CPU has `isa`; pointers are valid for these extents.
-    pub(super) fn pack<S>(
+    pub(crate) fn pack<S>(
         runs: &[PixelRun], dy: *const f32, stride: usize, to: *mut f32, width: usize, padded: usize,
     ) {
         let mut to = to;
@@ -121,7 +130,7 @@ on_isa! {
     ///
     /// # Safety
     /// The CPU has `isa`; pointers are valid for these extents.
-    pub(super) fn fold<S>(from: *const f32, parts: usize, distance: usize, to: *mut f32, len: usize) {
+    pub(crate) fn fold<S>(from: *const f32, parts: usize, distance: usize, to: *mut f32, len: usize) {
         const BLOCK: usize = 32;
         let mut at = 0;
         while at < len {
