@@ -71,7 +71,7 @@ def from_keras(name, path):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.moving_mean.assign(tf.random.uniform(layer.moving_mean.shape, -0.1, 0.1))
             layer.moving_variance.assign(tf.random.uniform(layer.moving_variance.shape, 0.5, 1.5))
-    shape = (None, *net.input_shape[1:])
+    shape = (None, *(size or 224 for size in net.input_shape[1:]))
     call = tf.function(lambda images: net(images, training=False))
     signature = [tf.TensorSpec(shape, tf.float32, name="images")]
     tf2onnx.convert.from_function(call, signature, opset=15, output_path=str(path))

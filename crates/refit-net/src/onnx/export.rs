@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
+use prost::bytes::Bytes;
 
 use super::emit::{Emitter, float, int, ints};
 use super::preprocess::Preprocessing;
@@ -44,7 +45,7 @@ pub struct ExportOptions {
 ///
 /// # Errors
 /// If a layer's settings cannot be said in ONNX.
-pub fn export(net: &Network, options: &ExportOptions) -> Result<Vec<u8>, OnnxError> {
+pub fn export(net: &Network, options: &ExportOptions) -> Result<Bytes, OnnxError> {
     let mut exporter = Exporter::new(net, options);
     let graph = net.graph();
     let taken = extents(graph.input_shape());
@@ -88,7 +89,7 @@ pub fn export(net: &Network, options: &ExportOptions) -> Result<Vec<u8>, OnnxErr
             .map(|(key, value)| proto::Entry { key: key.clone(), value: value.clone() })
             .collect(),
     };
-    Ok(model.encode_to_vec())
+    Ok(model.encode_to_vec().into())
 }
 
 fn extents(shape: Shape) -> Vec<proto::Dimension> {

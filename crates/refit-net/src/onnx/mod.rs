@@ -16,6 +16,7 @@ pub use error::OnnxError;
 pub use export::{BatchNorms, ExportOptions, export};
 pub use import::{ImportOptions, Imported, import, import_bytes};
 pub use preprocess::{Fit, Preprocessing};
+pub use prost::bytes::Bytes;
 
 /// Who wrote an exported file.
 const PRODUCER: &str = "refit";

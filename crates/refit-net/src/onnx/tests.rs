@@ -1,5 +1,7 @@
 //! What is written is read again; what is wrong with a file is said in words.
 
+mod operators;
+
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -7,7 +9,7 @@ use prost::Message;
 
 use super::proto::{self, Attribute, Dimension, Model, Node, OperatorSet, Tensor};
 use super::{
-    BatchNorms, ExportOptions, Fit, ImportOptions, OnnxError, Preprocessing, export, import,
+    BatchNorms, Bytes, ExportOptions, Fit, ImportOptions, OnnxError, Preprocessing, export, import,
     import_bytes,
 };
 use crate::cpu::tape::tests::{everything, everything_else, images, shake};
@@ -19,7 +21,7 @@ use crate::network::Network;
 use crate::shape::Shape;
 use crate::zoo::Interpolation;
 
-fn read(bytes: Vec<u8>) -> Result<Network, OnnxError> {
+fn read(bytes: impl Into<Bytes>) -> Result<Network, OnnxError> {
     let options = ImportOptions::default();
     import_bytes(bytes, "x.onnx", &options, &Device::default()).map(|i| i.network)
 }

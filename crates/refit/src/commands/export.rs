@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use refit::Model;
 use refit::data::{Interpolation, Preprocess, Resize};
-use refit::net::onnx::{self, BatchNorms, ExportOptions, Fit, ImportOptions, Preprocessing};
+use refit::net::onnx::{self, BatchNorms, Bytes, ExportOptions, Fit, ImportOptions, Preprocessing};
 use refit::net::{Network, Shape, atomic_file, save_checkpoint, zoo};
 
 use crate::cli::TEMPLATE;
@@ -107,22 +107,25 @@ impl Export {
             metadata: metadata(model),
         };
         let bytes = onnx::export(&model.network, &options)?;
+        let difference = read_again(&model.network, bytes.clone()).map_err(|problem| {
+            Failure::mistake(
+                format!("what would be written {problem}"),
+                "nothing was written; report this as a bug, with the model's layers",
+            )
+        })?;
         atomic_file::write_sized(&self.out, bytes.len() as u64, |file| file.write_all(&bytes))?;
-        drop(bytes);
-        let device = model.network.device();
-        let back = onnx::import(&self.out, &ImportOptions::default(), device)?.network;
-        let difference = difference(&model.network, &back);
-        if difference <= TOLERANCE {
-            return Ok(difference);
-        }
-        Err(Failure::mistake(
-            format!(
-                "{} gives other logits than the network: they differ by {difference:.1e} of the \
-                 largest",
-                self.out.display()
-            ),
-            "do not use the file, and report this as a bug with the model's name",
-        ))
+        Ok(difference)
+    }
+}
+
+/// How far the logits of an exported network are from the network's, or what is wrong with it.
+fn read_again(network: &Network, bytes: Bytes) -> Result<f32, String> {
+    let options = ImportOptions::default();
+    let back = onnx::import_bytes(bytes, "it", &options, network.device());
+    let back = back.map_err(|error| format!("cannot be read again: {error}"))?;
+    match difference(network, &back.network) {
+        difference if difference <= TOLERANCE => Ok(difference),
+        difference => Err(format!("gives logits that differ by {difference:.1e} of the largest")),
     }
 }
 

@@ -81,7 +81,7 @@ pub fn import(
     let mut bytes = Vec::with_capacity(length as usize);
     opened.by_ref().take(MOST_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
     let folder = path.parent().map(Path::to_path_buf);
-    from_bytes(bytes, Source::new(file, folder), options, device)
+    from_bytes(bytes.into(), Source::new(file, folder), options, device)
 }
 
 /// The same for a file's bytes, under a name for messages; data beside it cannot be read.
@@ -89,16 +89,16 @@ pub fn import(
 /// # Errors
 /// As [`import`].
 pub fn import_bytes(
-    bytes: Vec<u8>,
+    bytes: impl Into<Bytes>,
     file: &str,
     options: &ImportOptions,
     device: &Device,
 ) -> Result<Imported, OnnxError> {
-    from_bytes(bytes, Source::new(file.to_owned(), None), options, device)
+    from_bytes(bytes.into(), Source::new(file.to_owned(), None), options, device)
 }
 
 fn from_bytes(
-    bytes: Vec<u8>,
+    bytes: Bytes,
     source: Source,
     options: &ImportOptions,
     device: &Device,
@@ -108,7 +108,7 @@ fn from_bytes(
         return Err(refuse("it is empty".into()));
     }
     check_counts(&bytes).map_err(refuse)?;
-    let model = Model::decode(Bytes::from(bytes)).map_err(|e| refuse(e.to_string()))?;
+    let model = Model::decode(bytes).map_err(|e| refuse(e.to_string()))?;
     let Some(graph) = &model.graph else { return Err(refuse("it holds no graph".into())) };
     let version = model.opset_import.iter().find(|o| matches!(&*o.domain, "" | "ai.onnx"));
     let version = version.map_or(1, |o| o.version);
