@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Device;
 
-use super::draft::{Drafted, Op, Weights};
+use super::draft::{Drafted, Op, Origin, Weights};
 use super::names::{Names, full_name};
 use super::view::{View, is_images};
 use super::{Imported, Importer, Value, printable};
@@ -69,12 +69,22 @@ impl Importer<'_> {
             self.notes.push(note.into());
         }
         let shape = self.draft.shape(id);
-        let whole = View::new(view.node, Shape::vector(shape.channels()));
-        let dims = view.dims.iter().filter(|d| is_images(d) || !d.is_empty());
-        let wanted = whole.dims.iter().filter(|d| is_images(d) || !d.is_empty());
-        match shape.elements() == shape.channels() && dims.eq(wanted) {
-            true => Ok(id),
-            false => Err(refuse("gives no row of logits an image")),
+        let row = View::new(id, shape).dims[1..].concat();
+        let dims = view.dims.iter().filter(|d| !d.is_empty());
+        let is_row = match dims.collect::<Vec<_>>()[..] {
+            [images] => is_images(images) && row.is_empty(),
+            [images, values] => is_images(images) && *values == row,
+            _ => false,
+        };
+        match (is_row, shape.elements() == shape.channels()) {
+            (true, true) => Ok(id),
+            (true, false) => {
+                let origin =
+                    Origin { layer: "flatten".into(), ..self.draft.nodes[id].origin.clone() };
+                let flat = Shape::vector(shape.elements());
+                Ok(self.draft.push(Op::Layer(Layer::Flatten, Vec::new()), &[id], flat, &origin))
+            }
+            (false, _) => Err(refuse("gives no row of logits an image")),
         }
     }
 }
