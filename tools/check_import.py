@@ -118,6 +118,9 @@ def main():
                 continue
             try:
                 apart = compare(arguments.refit, path, Path(folder))
+            except ValueError as error:
+                print(f"{network:36} not compared: {error}", flush=True)
+                continue
             except subprocess.CalledProcessError as error:
                 print(f"{network:36} {error.stderr.strip().splitlines()[-2:]}", flush=True)
                 failed += 1
@@ -125,7 +128,7 @@ def main():
             wrong = not apart <= TOLERANCE
             failed += wrong
             print(f"{network:36} {apart:.1e}{'  WRONG' if wrong else ''}", flush=True)
-    sys.exit(failed > 0)
+    sys.exit(int(failed > 0))
 
 
 if __name__ == "__main__":

@@ -903,10 +903,14 @@ impl WayBack {
     }
 
     /// Zeros for what a parameter learns, which outlast the way back. Maps go on the way: their
-    /// memory is given back as gradients take theirs.
+    /// memory is given back as large gradients take theirs; small ones cost less than fresh pages.
     fn room(&mut self, len: usize) -> Vec<f32> {
-        self.owed += len * size_of::<f32>();
-        self.owed -= kernels::release(self.owed);
+        const LARGE: usize = 1 << 21;
+        let bytes = len * size_of::<f32>();
+        if bytes >= LARGE {
+            self.owed += bytes;
+            self.owed -= kernels::release(self.owed);
+        }
         vec![0.0; len]
     }
 

@@ -110,7 +110,8 @@ impl Export {
         let difference = read_again(&model.network, bytes.clone()).map_err(|problem| {
             Failure::mistake(
                 format!("what would be written {problem}"),
-                "nothing was written; report this as a bug, with the model's layers",
+                "nothing was written; random weights may amplify rounding so far, with others report it \
+                 as a bug",
             )
         })?;
         atomic_file::write_sized(&self.out, bytes.len() as u64, |file| file.write_all(&bytes))?;

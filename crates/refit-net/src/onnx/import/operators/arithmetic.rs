@@ -231,6 +231,18 @@ impl Mapper<'_, '_> {
     }
 
     pub(super) fn clip(&mut self) -> Result1 {
+        if let Value::Constant(mut c) = self.input(0)? {
+            for (index, op) in [(1, "Max"), (2, "Min")] {
+                let Some(bound) = self.optional(index)? else { continue };
+                let Value::Constant(bounded) =
+                    self.folded(c.combine(&bound, op, self.importer.room))?
+                else {
+                    unreachable!("constants make constants")
+                };
+                c = bounded;
+            }
+            return Ok(Value::Constant(c));
+        }
         let bound = |index: usize, name: &str, default: f32| match self.optional(index)? {
             Some(c) => Ok(c.scalar().unwrap_or(f32::NAN)),
             None => Ok(self.site.float(name, default)),
