@@ -69,11 +69,10 @@ CONTAINERS = {
 
 
 class Check:
-    def __init__(self, refit, name, folder):
-        self.refit, self.name, self.folder = refit, name, folder
-        golden = next(golden for golden in golden_networks.NETWORKS if golden.name == name)
+    def __init__(self, refit, described, folder):
+        self.refit, self.name, self.folder = refit, described["name"], folder
+        golden = next(golden for golden in golden_networks.NETWORKS if golden.name == self.name)
         self.net = golden_networks.build(golden)
-        [described] = [m for m in networks_json(refit) if m["name"] == name]
         size, channels = described["input"]["size"], described["channels"]
         self.images = golden_networks.images(1, size, size, channels=channels)
         np.save(folder / "x.npy", self.images.numpy().astype(np.float32))
@@ -118,11 +117,6 @@ class Check:
         return difference(self.run(*model), self.wanted(self.net))
 
 
-def networks_json(refit):
-    listed = subprocess.run([refit, "models", "--json"], capture_output=True, check=True)
-    return json.loads(listed.stdout)
-
-
 def difference(given, wanted):
     return np.abs(given - wanted).max() / np.abs(wanted).max()
 
@@ -135,12 +129,12 @@ def main():
     parser.add_argument("--only", choices=[*CONTAINERS, "from refit"], help="this way alone")
     arguments = parser.parse_args()
     names = networks(arguments.refit)
-    chosen = arguments.networks or (names if arguments.all else families(names))
+    chosen = arguments.networks or (list(names) if arguments.all else families(names))
     failed = 0
     for name in chosen:
         said = []
         with tempfile.TemporaryDirectory() as folder:
-            check = Check(arguments.refit, name, Path(folder))
+            check = Check(arguments.refit, names[name], Path(folder))
             checks = {container: lambda c=container: check.to_refit(c) for container in CONTAINERS}
             checks["from refit"] = check.from_refit
             for what, measure in checks.items():

@@ -26,8 +26,9 @@ TOLERANCE = 1e-4
 
 
 def networks(refit):
+    """What refit says of every network, by name."""
     listed = subprocess.run([refit, "models", "--json"], capture_output=True, check=True)
-    return [network["name"] for network in json.loads(listed.stdout)]
+    return {network["name"]: network for network in json.loads(listed.stdout)}
 
 
 def families(names):
@@ -73,7 +74,7 @@ def main():
     parser.add_argument("--all", action="store_true")
     arguments = parser.parse_args()
     names = networks(arguments.refit)
-    chosen = arguments.networks or (names if arguments.all else families(names))
+    chosen = arguments.networks or (list(names) if arguments.all else families(names))
     failed = 0
     print(f"{'network':24} {'folded':>9} {'kept':>9} {'MB':>7}")
     with tempfile.TemporaryDirectory() as folder:

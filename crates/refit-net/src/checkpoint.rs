@@ -14,8 +14,7 @@ use crate::state_dict::{Dtype, StateDictError, write_safetensors};
 /// If it cannot be written: no room, no permission.
 pub fn save_checkpoint(path: &Path, network: &Network) -> Result<usize, StateDictError> {
     let parameters = network.parameters().iter().map(|(name, parameter)| {
-        let bytes: Vec<u8> = parameter.to_vec().iter().flat_map(|v| v.to_le_bytes()).collect();
-        (name.clone(), parameter.shape.clone(), Dtype::F32, bytes)
+        (name.clone(), parameter.shape.clone(), Dtype::F32, parameter.to_le_bytes())
     });
     let norms = network.graph().nodes().iter().filter(|n| matches!(n.layer, Layer::BatchNorm(_)));
     let counters = norms.map(|norm| {

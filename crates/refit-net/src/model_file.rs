@@ -107,8 +107,7 @@ pub fn save(
     };
     let json = serde_json::to_string(&description).expect("names and numbers serialize");
     let tensors = network.parameters().iter().map(|(name, parameter)| {
-        let bytes: Vec<u8> = parameter.to_vec().iter().flat_map(|v| v.to_le_bytes()).collect();
-        (name.clone(), parameter.shape.clone(), Dtype::F32, bytes)
+        (name.clone(), parameter.shape.clone(), Dtype::F32, parameter.to_le_bytes())
     });
     state_dict::write_safetensors(path, tensors, &[(KEY.to_owned(), json)].into())
 }

@@ -47,6 +47,11 @@ impl Parameter {
     pub fn to_vec(&self) -> Vec<f32> {
         self.value.to_data().iter::<f32>().collect()
     }
+
+    /// Its values as files keep them.
+    pub(crate) fn to_le_bytes(&self) -> Vec<u8> {
+        self.to_vec().iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
 }
 
 /// A graph with its parameters by name. Cloning shares the values.
@@ -255,9 +260,7 @@ impl Network {
             hasher.update(format!("{} {:?} {:?}\n", n.name, n.layer, n.inputs).as_bytes());
             for (name, parameter) in self.node_parameters(id) {
                 hasher.update(name.as_bytes());
-                let bytes: Vec<u8> =
-                    parameter.to_vec().iter().flat_map(|v| v.to_le_bytes()).collect();
-                hasher.update(&bytes);
+                hasher.update(&parameter.to_le_bytes());
             }
         }
         Ok(*hasher.finalize().as_bytes())

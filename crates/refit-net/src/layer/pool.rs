@@ -57,7 +57,15 @@ impl Windows {
 
     /// Windows along one axis of `size` pixels, or `None` where not even one fits.
     pub fn count(&self, axis: usize, size: usize) -> Option<usize> {
-        let (before, after) = self.pads(axis, size);
+        self.count_between(size, self.pads(axis, size))
+    }
+
+    /// The same for so many pixels before and after, whatever the padding.
+    pub(crate) fn count_between(
+        &self,
+        size: usize,
+        (before, after): (usize, usize),
+    ) -> Option<usize> {
         let slack = (size + before + after).checked_sub(self.window)?;
         if !self.ceil {
             return Some(slack / self.stride + 1);

@@ -1,7 +1,8 @@
 //! Nodes and constants of an ONNX graph under construction, each name given once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
+use super::names::Names;
 use super::proto::{Attribute, Node, Tensor, attribute_type as kind, data_type};
 
 /// Nodes and constants of a graph under construction.
@@ -9,9 +10,7 @@ use super::proto::{Attribute, Node, Tensor, attribute_type as kind, data_type};
 pub(super) struct Emitter {
     pub nodes: Vec<Node>,
     pub constants: Vec<Tensor>,
-    names: BTreeSet<String>,
-    /// The next number for a name that has been asked for before.
-    next: HashMap<String, usize>,
+    names: Names,
     /// Names of numbers and integers that are kept once.
     scalars: BTreeMap<u32, String>,
     integers: BTreeMap<i64, String>,
@@ -20,22 +19,12 @@ pub(super) struct Emitter {
 impl Emitter {
     /// A name that no value has yet, as close to `name` as can be.
     pub fn fresh(&mut self, name: &str) -> String {
-        let next = self.next.entry(name.to_owned()).or_default();
-        loop {
-            let numbered = match *next {
-                0 => name.to_owned(),
-                i => format!("{name}_{i}"),
-            };
-            *next += 1;
-            if self.names.insert(numbered.clone()) {
-                return numbered;
-            }
-        }
+        self.names.free(name, &[])
     }
 
     /// Keeps a name from all values but the one that is given it in the end.
     pub fn reserve(&mut self, name: &str) {
-        self.names.insert(name.to_owned());
+        self.names.reserve(name);
     }
 
     /// Adds a node of one output, and gives the output's name.

@@ -7,6 +7,7 @@ mod emit;
 mod error;
 mod export;
 mod import;
+mod names;
 mod preprocess;
 mod proto;
 #[cfg(test)]

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Device;
 
 use super::draft::{Drafted, Op, Origin, Weights};
-use super::names::{Names, full_name};
 use super::view::{View, is_images};
 use super::{Imported, Importer, Value, printable};
 use crate::graph::{Builder, GraphError, Wire};
 use crate::layer::{Layer, Role};
 use crate::network::Network;
 use crate::onnx::OnnxError;
+use crate::onnx::names::{Names, full_name};
 use crate::shape::Shape;
 
 impl Importer<'_> {
@@ -261,7 +261,7 @@ impl Plan {
         let (mut builder, wire) = Builder::new(name, input.shape);
         let mut wires: BTreeMap<usize, Wire> = BTreeMap::from([(order[0], wire)]);
         let mut names = Names::default();
-        names.free("input", &[]);
+        names.reserve("input");
         let mut values: BTreeMap<String, Weights> = BTreeMap::new();
         let mut head = String::new();
         for &id in &order[1..] {

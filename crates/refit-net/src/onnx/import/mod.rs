@@ -174,58 +174,39 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, bytes: &[u8], message: Message) -> Result<(), String> {
-        for field in fields(bytes) {
-            let (tag, bytes) = field?;
+    fn add(&mut self, mut bytes: &[u8], message: Message) -> Result<(), String> {
+        let damaged = || "it is cut short, or of another format".to_owned();
+        while !bytes.is_empty() {
+            let Some((tag, field)) = take_field(&mut bytes).ok_or_else(damaged)? else { continue };
             let kind = message.field(tag);
             self.parts += 1;
             self.nodes += usize::from(kind == Message::Node);
             self.tensors += usize::from(message == Message::Graph && kind != Message::Node);
             if kind != Message::Other {
-                self.add(bytes, kind)?;
+                self.add(field, kind)?;
             }
         }
         Ok(())
     }
 }
 
-/// The fields of a message that are messages or bytes themselves.
-fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u32, &[u8]), String>> {
-    let mut next = move || -> Option<Option<(u32, &[u8])>> {
-        while !bytes.is_empty() {
-            let (tag, wire) = decode_key(&mut bytes).ok()?;
-            let skip = match wire {
-                WireType::Varint => {
-                    decode_varint(&mut bytes).ok()?;
-                    0
-                }
-                WireType::SixtyFourBit => 8,
-                WireType::ThirtyTwoBit => 4,
-                WireType::LengthDelimited => {
-                    let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
-                    let (field, rest) = bytes.split_at_checked(length)?;
-                    bytes = rest;
-                    return Some(Some((tag, field)));
-                }
-                _ => return None,
-            };
-            bytes = bytes.get(skip..)?;
+/// Takes one field off a message: its tag and bytes if it is a message or bytes itself, nothing if
+/// it is a number; `None` where it is damaged.
+fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<Option<(u32, &'a [u8])>> {
+    let (tag, wire) = decode_key(bytes).ok()?;
+    let length = match wire {
+        WireType::Varint => {
+            decode_varint(bytes).ok()?;
+            return Some(None);
         }
-        Some(None)
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        WireType::LengthDelimited => usize::try_from(decode_varint(bytes).ok()?).ok()?,
+        _ => return None,
     };
-    let mut failed = false;
-    std::iter::from_fn(move || {
-        if failed {
-            return None;
-        }
-        match next() {
-            Some(field) => field.map(Ok),
-            None => {
-                failed = true;
-                Some(Err("it is cut short, or of another format".into()))
-            }
-        }
-    })
+    let (field, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some((wire == WireType::LengthDelimited).then_some((tag, field)))
 }
 
 /// What a name of the file stands for.
@@ -318,11 +299,8 @@ impl<'a> Importer<'a> {
             let file = self.source.file.clone();
             return Err(OnnxError::FixedSize { file, height, width, asked });
         }
-        if height.max(width) > MOST_PIXELS {
-            return refuse(format!("takes images of {height}x{width} pixels"));
-        }
         let shape = Shape::map(channels, height, width);
-        if operators::elements(shape).is_none() {
+        if height.max(width) > MOST_PIXELS || !operators::is_sane(shape) {
             return refuse(format!("takes images of {height}x{width} pixels"));
         }
         let origin =

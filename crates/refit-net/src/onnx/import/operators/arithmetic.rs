@@ -204,16 +204,15 @@ impl Mapper<'_, '_> {
                     let needs = "one value, and bounds that are constants";
                     return Err(self.site.unsupported("it compares two values", needs));
                 }
-                Value::Constant(c) => match bound.take() {
-                    None => bound = Some(c),
-                    Some(other) => {
-                        let folded = other.combine(&c, op, self.importer.room);
-                        let Value::Constant(c) = self.folded(folded)? else {
-                            unreachable!("constants make constants")
-                        };
-                        bound = Some(c);
-                    }
-                },
+                Value::Constant(c) => {
+                    bound = Some(match bound {
+                        None => c,
+                        Some(other) => {
+                            let most = other.combine(&c, op, self.importer.room);
+                            self.computed(most)?
+                        }
+                    });
+                }
             }
         }
         match (value, bound) {
@@ -234,12 +233,8 @@ impl Mapper<'_, '_> {
         if let Value::Constant(mut c) = self.input(0)? {
             for (index, op) in [(1, "Max"), (2, "Min")] {
                 let Some(bound) = self.optional(index)? else { continue };
-                let Value::Constant(bounded) =
-                    self.folded(c.combine(&bound, op, self.importer.room))?
-                else {
-                    unreachable!("constants make constants")
-                };
-                c = bounded;
+                let bounded = c.combine(&bound, op, self.importer.room);
+                c = self.computed(bounded)?;
             }
             return Ok(Value::Constant(c));
         }

@@ -1,6 +1,7 @@
 //! What hangs on shapes and constants alone.
 
 use super::{Mapper, Result1, SIMPLIFY};
+use crate::onnx::OnnxError;
 use crate::onnx::import::Value;
 use crate::onnx::import::constant::{Constant, Int, Values};
 use crate::onnx::import::view::{self, is_images, size_of};
@@ -8,11 +9,16 @@ use crate::onnx::proto::data_type;
 
 impl Mapper<'_, '_> {
     pub(super) fn folded(&mut self, constant: Option<Constant>) -> Result1 {
+        self.computed(constant).map(Value::Constant)
+    }
+
+    /// What was computed of constants, within what may be.
+    pub(super) fn computed(&mut self, constant: Option<Constant>) -> Result<Constant, OnnxError> {
         let constant = constant.ok_or_else(|| {
             self.site.unsupported("its constants cannot be computed beforehand", SIMPLIFY)
         })?;
         self.spend(constant.len())?;
-        Ok(Value::Constant(constant))
+        Ok(constant)
     }
 
     /// The same values in another shape.

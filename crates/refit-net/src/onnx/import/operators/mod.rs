@@ -20,7 +20,7 @@ use crate::shape::Shape;
 /// The most inputs of a node: more than any network joins.
 const MOST_INPUTS: usize = 1 << 10;
 /// The most values of a layer's output for one image.
-pub(super) const MOST_ELEMENTS: usize = 1 << 26;
+const MOST_ELEMENTS: usize = 1 << 26;
 
 /// Adds what a node computes to the draft; gives what its outputs stand for.
 pub(super) fn apply<'a>(
@@ -280,7 +280,7 @@ impl Mapper<'_, '_> {
         let shape = layer.output_shape(&shapes).map_err(|misfit| {
             self.site.unsupported(format!("the layer {misfit}"), "a layer that refit has")
         })?;
-        if elements(shape).is_none() {
+        if !is_sane(shape) {
             let problem = format!("it makes {shape} of an image");
             return Err(self.site.unsupported(problem, "a network for smaller images"));
         }
@@ -350,14 +350,14 @@ impl Mapper<'_, '_> {
     }
 }
 
-/// Values of a shape, if they are not beyond reason.
-pub(super) fn elements(shape: Shape) -> Option<usize> {
+/// Whether an image's values in a map or vector of this shape are not beyond reason.
+pub(super) fn is_sane(shape: Shape) -> bool {
     let sizes = match shape {
         Shape::Map { channels, height, width } => [channels, height, width],
         Shape::Vector { features } => [features, 1, 1],
     };
     let elements = sizes.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-    elements.filter(|&n| n <= MOST_ELEMENTS)
+    elements.is_some_and(|n| n <= MOST_ELEMENTS)
 }
 
 /// What would be needed for an operator that has no layer.

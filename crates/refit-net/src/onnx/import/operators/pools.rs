@@ -129,18 +129,10 @@ impl Wanted {
 
     /// Windows along rows and columns; `None` where not one fits.
     fn counts(&self, shape: Shape) -> Option<[usize; 2]> {
-        let count = |axis: usize, size: usize| {
-            let (before, behind) = self.ends[axis];
-            let slack = (size + before + behind).checked_sub(self.window)?;
-            if !self.ceil {
-                return Some(slack / self.stride + 1);
-            }
-            // The last window has to begin within the map or the pixels before it.
-            let count = slack.div_ceil(self.stride) + 1;
-            Some(if (count - 1) * self.stride >= size + before { count - 1 } else { count })
-        };
+        let windows = Windows { ceil: self.ceil, ..Windows::new(self.window, self.stride) };
         let [height, width] = sides(shape);
-        Some([count(0, height)?, count(1, width)?])
+        let [rows, columns] = self.ends;
+        Some([windows.count_between(height, rows)?, windows.count_between(width, columns)?])
     }
 }
 

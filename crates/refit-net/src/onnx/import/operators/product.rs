@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Mapper, Result1, elements};
+use super::{Mapper, Result1, is_sane};
 use crate::layer::{Layer, Linear};
 use crate::onnx::export::adaptive_shares;
 use crate::onnx::import::Value;
@@ -52,7 +52,7 @@ impl Mapper<'_, '_> {
             && width == *from
         {
             let to = Shape::map(channels, height, *to);
-            if elements(to).is_none() {
+            if !is_sane(to) {
                 return Err(self.site.damaged(format!("it makes {to} of an image")));
             }
             self.spend(weight.len())?;
