@@ -4,13 +4,12 @@
     python tools/check_onnx.py target/release/refit resnet50   # these
     python tools/check_onnx.py target/release/refit --all      # every network
 
-Weights are those of the golden files: He's amplify rounding beyond use in the deepest networks without
-trained batch norms.
+Weights are those of the golden files, by their formula: He's amplify rounding beyond use in the deepest
+networks without trained batch norms. It needs numpy, onnxruntime and safetensors, no PyTorch.
 """
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-import golden_networks
+import formula
 
 TOLERANCE = 1e-4
+GOLDEN = Path(__file__).parent.parent / "crates" / "refit-net" / "tests" / "golden"
 
 
 def networks(refit):
@@ -31,20 +32,22 @@ def networks(refit):
     return {network["name"]: network for network in json.loads(listed.stdout)}
 
 
-def families(names):
-    """The first of each family: names are alike up to digits and sizes."""
+def families(networks):
+    """The first network of each paper, by whose names its layers go."""
     first = {}
-    for name in names:
-        first.setdefault(re.split(r"[\d_]", name)[0], name)
+    for name, network in networks.items():
+        first.setdefault((network["paper"], network["names_as"]), name)
     return list(first.values())
 
 
 def weights(name, folder):
     file = folder / "weights.safetensors"
     if not file.exists():
-        golden = next(golden for golden in golden_networks.NETWORKS if golden.name == name)
-        state = golden_networks.build(golden).state_dict()
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+        with safe_open(GOLDEN / f"{name}.safetensors", "numpy") as golden:
+            facts = golden.metadata()
+        gain, bias = float(facts["gain"]), json.loads(facts["bias"])
+        state = json.loads(facts["state"])
+        save_file({key: formula.parameter(key, shape, gain, bias) for key, shape in state}, file)
     return file
 
 
@@ -73,8 +76,8 @@ def main():
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--all", action="store_true")
     arguments = parser.parse_args()
-    names = networks(arguments.refit)
-    chosen = arguments.networks or (list(names) if arguments.all else families(names))
+    known = networks(arguments.refit)
+    chosen = arguments.networks or (list(known) if arguments.all else families(known))
     failed = 0
     print(f"{'network':24} {'folded':>9} {'kept':>9} {'MB':>7}")
     with tempfile.TemporaryDirectory() as folder:

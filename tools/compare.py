@@ -19,6 +19,7 @@ import time
 
 NETWORKS = ["efficientnet_lite0", "resnet18", "resnet50", "vgg16"]
 SIZE = 224
+TORCH = ["torch nhwc", "torch nchw"]
 REFIT = os.path.join("target", "release", "refit")
 
 
@@ -47,7 +48,8 @@ def torch_network(name, classes):
     import torchvision
 
     if hasattr(torchvision.models, name):
-        return getattr(torchvision.models, name)(num_classes=classes)
+        quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        return getattr(torchvision.models, name)(num_classes=classes, **quick)
     import timm
 
     return timm.create_model(name, num_classes=classes)
@@ -60,7 +62,8 @@ def measure_torch(case, layout, threads, seconds):
     order = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     training = case["mode"] == "train"
     net = torch_network(case["network"], 2 if training else 1000).to(memory_format=order)
-    images = torch.randn(case["batch"], 3, SIZE, SIZE).to(memory_format=order)
+    images = torch.randn(case["batch"], 3, case["size"], case["size"]).to(memory_format=order)
+    loss_of = torch.nn.functional.cross_entropy
     if training:
         net.train()
         labels = torch.arange(case["batch"]) % 2
@@ -68,7 +71,10 @@ def measure_torch(case, layout, threads, seconds):
 
         def step():
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(images), labels).backward()
+            given = net(images)
+            # Some have auxiliary classifiers.
+            outputs = [given] if torch.is_tensor(given) else [o for o in given if o is not None]
+            sum(loss_of(output, labels) for output in outputs).backward()
             optimizer.step()
 
     else:
@@ -81,11 +87,11 @@ def measure_torch(case, layout, threads, seconds):
     return median_step(step, seconds), "PyTorch " + torch.__version__.split("+")[0]
 
 
-def export(network, batch, path):
+def export(network, batch, size, path):
     import torch
 
     net = torch_network(network, 1000).eval()
-    images = torch.randn(batch, 3, SIZE, SIZE)
+    images = torch.randn(batch, 3, size, size)
     torch.onnx.export(net, (images,), path, input_names=["x"], dynamo=False, opset_version=17)
 
 
@@ -96,7 +102,7 @@ def measure_openvino(case, precision, threads, seconds):
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     net = core.compile_model(core.read_model(case["onnx"]), "CPU", settings)
-    images = np.random.randn(case["batch"], 3, SIZE, SIZE).astype("float32")
+    images = np.random.randn(case["batch"], 3, case["size"], case["size"]).astype("float32")
     version = "OpenVINO " + openvino.__version__.split("-")[0]
     return median_step(lambda: net(images), seconds), version
 
@@ -108,7 +114,7 @@ def measure_onnxruntime(case, threads, seconds):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(case["onnx"], options, ["CPUExecutionProvider"])
-    images = np.random.randn(case["batch"], 3, SIZE, SIZE).astype("float32")
+    images = np.random.randn(case["batch"], 3, case["size"], case["size"]).astype("float32")
     feed = {session.get_inputs()[0].name: images}
     version = "ONNX Runtime " + onnxruntime.__version__
     return median_step(lambda: session.run(None, feed), seconds), version
@@ -130,7 +136,8 @@ def measure_one(contestant, case, threads, seconds):
 
 def run_refit(case, precision, threads, seconds):
     command = [REFIT, "bench", case["network"], "--mode", case["mode"]]
-    command += ["--batch", str(case["batch"]), "--size", str(SIZE), "--precision", precision]
+    command += ["--batch", str(case["batch"]), "--size", str(case["size"])]
+    command += ["--precision", precision]
     command += ["--threads", str(threads), "--seconds", str(seconds), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -155,12 +162,11 @@ def run_peer(contestant, case, threads, seconds):
 
 
 def contestants(case):
-    if case["mode"] == "train":
-        return ["refit f32", "torch nhwc", "torch nchw"]
+    if case["mode"] == "train" or case.get("zoo"):
+        return ["refit f32", *TORCH]
     return [
         "refit f32",
-        "torch nhwc",
-        "torch nchw",
+        *TORCH,
         "openvino f32",
         "onnxruntime f32",
         "refit bf16",
@@ -202,14 +208,14 @@ def row(case, m):
     speed = lambda name: f"{m[name]['speed']:.1f}" if name in m else ""
     memory = ""
     if case["mode"] == "train" and "refit f32" in m and "torch nhwc" in m:
-        least = min(m[t]["mib"] for t in ("torch nhwc", "torch nchw") if t in m)
+        least = min(m[t]["mib"] for t in TORCH if t in m)
         memory = f"{m['refit f32']['mib']:.0f} / {least:.0f} = {m['refit f32']['mib'] / least:.2f}"
-    best_torch = max((m[t]["speed"] for t in ("torch nhwc", "torch nchw") if t in m), default=0)
+    best_torch = max((m[t]["speed"] for t in TORCH if t in m), default=0)
     return [
         case["name"],
         speed("refit f32"),
         f"{best_torch:.1f}",
-        ratio(m, "refit f32", "torch nhwc", "torch nchw"),
+        ratio(m, "refit f32", *TORCH),
         speed("openvino f32"),
         ratio(m, "refit f32", "openvino f32"),
         speed("onnxruntime f32"),
@@ -243,6 +249,24 @@ def machine():
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} processors"
 
 
+def usual_cases():
+    for mode, batch in [("infer", 32), ("infer", 1), ("train", 32)]:
+        for network in NETWORKS:
+            name = f"{network}, {mode}, batch {batch}"
+            yield {"name": name, "network": network, "mode": mode, "batch": batch, "size": SIZE}
+
+
+def zoo_cases():
+    """Every network in both modes, in batches of 16, or 4 where images cost more."""
+    listed = subprocess.run([REFIT, "models", "--json"], capture_output=True, check=True)
+    for network in json.loads(listed.stdout):
+        batch = 16 if network["multiply_adds"] < 3e9 else 4
+        for mode in ["infer", "train"]:
+            name, size = network["name"], network["input"]["size"]
+            case = {"network": name, "mode": mode, "batch": batch, "size": size, "zoo": True}
+            yield {"name": f"{name}, {mode}, batch {batch}", **case}
+
+
 def main():
     if sys.argv[1:2] == ["--one"]:
         return measure_one(*json.loads(sys.argv[2]))
@@ -251,27 +275,26 @@ def main():
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--zoo", action="store_true", help="every network, against PyTorch alone")
     options = parser.parse_args()
-    cases = [
-        {"name": f"{network}, {mode}, batch {batch}", "network": network, "mode": mode, "batch": batch}
-        for mode, batch in [("infer", 32), ("infer", 1), ("train", 32)]
-        for network in NETWORKS
-    ]
+    cases = zoo_cases() if options.zoo else usual_cases()
     print(f"{machine()}, {options.threads} threads, {time.strftime('%Y-%m-%d')}; images a second\n")
-    print("| " + " | ".join(HEADER) + " |")
-    print("|---" * len(HEADER) + "|")
+    shown = [0, 1, 2, 3, 11] if options.zoo else range(len(HEADER))
+    print("| " + " | ".join(HEADER[i] for i in shown) + " |")
+    print("|---" * len(shown) + "|")
     versions = set()
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             if options.only not in case["name"]:
                 continue
-            if case["mode"] == "infer":
+            if "openvino f32" in contestants(case):
                 case["onnx"] = os.path.join(folder, f"{case['network']}-{case['batch']}.onnx")
                 job = [sys.executable, __file__, "--export", json.dumps(case)]
                 subprocess.run(job, capture_output=True, check=True)
             medians = compare(case, options.rounds, options.threads, options.seconds)
             versions.update(m["version"] for m in medians.values())
-            print("| " + " | ".join(row(case, medians)) + " |", flush=True)
+            cells = row(case, medians)
+            print("| " + " | ".join(cells[i] for i in shown) + " |", flush=True)
     print("\n" + ", ".join(sorted(versions)))
     return None
 
@@ -279,6 +302,6 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--export"]:
         wanted = json.loads(sys.argv[2])
-        export(wanted["network"], wanted["batch"], wanted["onnx"])
+        export(wanted["network"], wanted["batch"], wanted["size"], wanted["onnx"])
     else:
         main()

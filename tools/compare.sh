@@ -5,6 +5,7 @@
 #   tools/compare.sh                                 everything, 3 rounds
 #   tools/compare.sh --rounds 5 --seconds 8          longer
 #   tools/compare.sh --only resnet18                 cases whose name holds this
+#   tools/compare.sh --zoo --rounds 1                every network, against PyTorch alone
 set -eu
 cd "$(dirname "$0")/.."
 peers=${REFIT_PEERS:-target/peers}

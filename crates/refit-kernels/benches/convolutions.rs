@@ -124,7 +124,7 @@ fn measure(batch: usize, layer: &Layer, passes: &[&str]) {
     let (scale, shift) = (random(shape.channels), random(shape.channels + 1));
     let entry = Entry { scale: &scale, shift: &shift[1..], activation: Activation::Relu };
     let out_shift = random(shape.out_channels);
-    let exit = Exit { shift: Some(&out_shift), residual: None, activation: Activation::Relu };
+    let exit = Exit { shift: Some(&out_shift), activation: Activation::Relu, ..Exit::default() };
     let (mut y, mut dx) = (Buffer::zeros(dy.len()), Buffer::zeros(x.len()));
     let mut dw = Buffer::zeros(weight.len());
     let filter = Filter::new(&shape, &weight);

@@ -213,7 +213,12 @@ fn depthwise_layer(shape: &ConvShape, limits: [f64; 2]) {
     let filter = depthwise::Filter::new(shape, &weight);
     let mut y = Buffer::stale(dy.len());
     let (a, b) = (x.len(), dy.len());
-    let exit = Exit { shift: Some(&shift), residual: None, activation: Activation::Relu6 };
+    let exit = Exit {
+        shift: Some(&shift),
+        residual: None,
+        activation: Activation::Relu6,
+        ..Exit::default()
+    };
     let t = best(|| depthwise::convolve(shape, &x, None, &filter, exit, &mut y));
     report("forward, exit", t, shape, a + b, limits);
     let t =

@@ -72,12 +72,14 @@ impl Block {
             weight: &weights[i],
             shift: Some(&shift[..layers[i].out_channels]),
             activation,
+            curve: None,
         };
         let expand = (channels != expanded).then_some(up);
         let shape = InvertedShape { expand, depthwise: middle, out_channels };
         let expand = expand.map(|_| stage(0, Activation::Relu6));
         let depthwise = stage(1, Activation::Relu6);
-        let stages = BlockStages { expand, depthwise, project: stage(2, Activation::Identity) };
+        let stages =
+            BlockStages { expand, depthwise, project: Some(stage(2, Activation::Identity)) };
         Self {
             shape,
             fused: InvertedResidual::new(&shape, stages),
@@ -106,6 +108,7 @@ impl Block {
             shift: Some(&self.shift[..self.layers[i].out_channels]),
             residual,
             activation,
+            curve: None,
         };
         let mut from = &*x;
         if self.shape.expand.is_some() {

@@ -16,12 +16,13 @@ pub(crate) mod reference;
 mod weight_gradient;
 mod window;
 
-pub use forward::{Filter, convolve, convolve_with_moments};
+pub use forward::{Filter, convolve, convolve_once, convolve_with_moments};
 pub use input_gradient::{input_gradient, input_gradient_through};
 pub(crate) use weight_gradient::tile as sum_tile;
 pub use weight_gradient::weight_gradient;
 
 use crate::activation::Activation;
+use crate::curve::Curve;
 
 /// A convolution over a batch of a given size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,15 +113,17 @@ pub struct Entry<'a> {
     pub activation: Activation,
 }
 
-/// What happens to the output before it is written: `activation(y + shift[o] + residual)`.
+/// What happens to the output before it is written: `curve(activation(y + shift[o] + residual))`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Exit<'a> {
     /// One summand an output channel.
     pub shift: Option<&'a [f32]>,
     /// A map of the output's shape.
     pub residual: Option<&'a [f32]>,
-    /// What is applied last.
+    /// What clamps.
     pub activation: Activation,
+    /// What does more than clamp, applied last while the values are in the cache.
+    pub curve: Option<Curve>,
 }
 
 /// Mean and biased variance of each channel of a map.

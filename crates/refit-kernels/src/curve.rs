@@ -1,8 +1,10 @@
 //! Activations that bend: sigmoid, SiLU, GELU and their like, over whole slices.
 //!
 //! Kernels clamp in their registers ([`Activation`](crate::Activation)); these functions take
-//! dozens of instructions, so they have passes of their own, to be run over values just written.
+//! dozens of instructions, so they have passes of their own, over values that were just computed and
+//! are still in the cache.
 
+use crate::partials::Pixels;
 use crate::simd::{Isa, Simd, on_isa};
 use crate::threads::{Shared, parallel};
 use crate::walk::{Cut, Pass, load, store, walk};
@@ -31,7 +33,7 @@ pub fn bend(values: &mut [f32], curve: Curve) {
     bend_on(Isa::widest(), values, curve);
 }
 
-fn bend_on(isa: Isa, values: &mut [f32], curve: Curve) {
+pub(crate) fn bend_on(isa: Isa, values: &mut [f32], curve: Curve) {
     let cut = Cut::new(values.len(), 1);
     let all = Shared::new(values);
     parallel(cut.tasks(), |task| {
@@ -41,6 +43,24 @@ fn bend_on(isa: Isa, values: &mut [f32], curve: Curve) {
         // SAFETY: `isa` is this CPU's; the task's values are walked.
         unsafe { walk_bend(isa, &pass, range.len(), cut.wide) };
     });
+}
+
+/// Bends `count` pixels of `channels` values that lie `stride` apart, on this thread.
+///
+/// # Safety
+/// The CPU has `isa`; the values can be read and written, and no one else touches them.
+pub(crate) unsafe fn bend_pixels(
+    isa: Isa,
+    values: *mut f32,
+    Pixels { count, stride, channels }: Pixels,
+    curve: Curve,
+) {
+    let (runs, len) = if stride == channels { (1, count * channels) } else { (count, channels) };
+    for i in 0..runs {
+        let pass = Bend { values: values.wrapping_add(i * stride), curve };
+        // SAFETY: by the caller's word.
+        unsafe { walk_bend(isa, &pass, len, Cut::new(len, 1).wide) };
+    }
 }
 
 /// `g *= curve'(x)`, the derivative to `1e-6`; `x` is what went into the curve.
@@ -276,7 +296,7 @@ on_isa! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::testing::on_threads;
 
@@ -302,7 +322,7 @@ mod tests {
         0.5 + h / 3.0 * (bell(0.0) + bell(x) + (1..400).map(inner).sum::<f64>())
     }
 
-    fn exact(curve: Curve, x: f64) -> f64 {
+    pub(crate) fn exact(curve: Curve, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         match curve {
             Curve::Sigmoid => sigmoid(x),

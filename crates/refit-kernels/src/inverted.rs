@@ -9,7 +9,8 @@
 //! bit.
 //!
 //! The expansion is 1x1 in most blocks; a network's first convolution, which expands colours, may
-//! take its place.
+//! take its place. The projection may be missing: where a squeeze-and-excitation (Hu et al. 2018)
+//! stands before it, which needs the whole filtered map.
 
 pub(crate) mod plan;
 
@@ -19,7 +20,9 @@ use self::plan::{KEPT, Maps, Plan, Stages};
 use crate::activation::Activation;
 use crate::buffer::Buffer;
 use crate::conv::ConvShape;
+use crate::curve::{Curve, bend_pixels};
 use crate::depthwise::{Row, RowKernel};
+use crate::partials::Pixels;
 use crate::simd::Isa;
 use crate::tile::{Ahead, Packed, Panel, Run, Tile, TileExit, cut, panels, run_tile};
 
@@ -73,15 +76,17 @@ impl InvertedShape {
     }
 }
 
-/// One of a block's convolutions: `activation(convolution + shift)`.
+/// One of a block's convolutions: `curve(activation(convolution + shift))`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stage<'a> {
     /// Weights, `[o, c / groups, kh, kw]`, with the scale of a batch norm folded in.
     pub weight: &'a [f32],
     /// One summand an output channel.
     pub shift: Option<&'a [f32]>,
-    /// What is applied last.
+    /// What clamps.
     pub activation: Activation,
+    /// What does more than clamp, applied last.
+    pub curve: Option<Curve>,
 }
 
 /// The weights of a block, `expand` if its shape has an expansion.
@@ -91,8 +96,8 @@ pub struct BlockStages<'a> {
     pub expand: Option<Stage<'a>>,
     /// Filters each of them.
     pub depthwise: Stage<'a>,
-    /// Projects them.
-    pub project: Stage<'a>,
+    /// Projects them; without it, the filtered map is the output.
+    pub project: Option<Stage<'a>>,
 }
 
 impl BlockStages<'_> {
@@ -111,7 +116,10 @@ impl BlockStages<'_> {
             check(stage, expand.weight_len(), d.channels);
         }
         check(&self.depthwise, d.weight_len(), d.channels);
-        check(&self.project, d.channels * shape.out_channels, shape.out_channels);
+        match &self.project {
+            Some(stage) => check(stage, d.channels * shape.out_channels, shape.out_channels),
+            None => assert_eq!(shape.out_channels, d.channels, "{name}: channels of the output"),
+        }
     }
 }
 
@@ -120,17 +128,20 @@ impl BlockStages<'_> {
 struct Finish {
     shift: Option<Buffer>,
     activation: Activation,
+    curve: Option<Curve>,
 }
 
 impl Finish {
     fn new(stage: &Stage) -> Self {
-        Self { shift: stage.shift.map(Buffer::from_slice), activation: stage.activation }
+        let Stage { activation, curve, .. } = *stage;
+        Self { shift: stage.shift.map(Buffer::from_slice), activation, curve }
     }
 
     /// From channel `first` on.
     fn exit(&self, first: usize, residual: *const f32) -> TileExit<'static> {
         let shift = self.shift.as_ref().map_or(std::ptr::null(), |s| s[first..].as_ptr());
-        TileExit { shift, residual, activation: self.activation, ..TileExit::NONE }
+        let Self { activation, curve, .. } = *self;
+        TileExit { shift, residual, activation, curve, ..TileExit::NONE }
     }
 }
 
@@ -147,7 +158,7 @@ pub struct InvertedResidual {
     /// Weights of the depthwise convolution, `[taps, width]` a panel.
     taps: Buffer,
     filter: Finish,
-    project: (Packed, Finish),
+    project: Option<(Packed, Finish)>,
 }
 
 /// What a shape must have in common with the weights.
@@ -203,18 +214,20 @@ impl InvertedResidual {
             taps: lay_out(stages.depthwise.weight, &panels, expanded),
             panels,
             filter: Finish::new(&stages.depthwise),
-            project: dense(&stages.project, [expanded, 1, shape.out_channels]),
+            project: stages.project.map(|stage| dense(&stage, [expanded, 1, shape.out_channels])),
         }
     }
 
     /// `y = project(filter(expand(x))) + residual`.
     ///
     /// # Panics
-    /// If a slice's length does not fit `shape`, or `shape` has other channels or another kernel
-    /// than the weights.
+    /// If a slice's length does not fit `shape`, `shape` has other channels or another kernel than the
+    /// weights, or there is a residual but no projection.
     pub fn run(&self, shape: &InvertedShape, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
         shape.check("InvertedResidual");
         assert_eq!(self.sizes, Sizes::of(shape), "InvertedResidual: channels or kernel");
+        let added = residual.is_none() || self.project.is_some();
+        assert!(added, "InvertedResidual: a residual without a projection");
         let stride = self.panels.iter().map(|p| p.width).max().unwrap_or(0);
         let plan = Plan::new(shape, self.panels.len(), stride);
         let filtered = plan.rows * plan.out_size[1] * stride;
@@ -290,6 +303,22 @@ impl<'a> Window<'a> {
     }
 }
 
+/// Copies a few values, most of them in pieces that need no call.
+///
+/// # Safety
+/// `len` values can be read and written, and do not overlap.
+unsafe fn copy_short(from: *const f32, to: *mut f32, len: usize) {
+    const PIECE: usize = 16;
+    let whole = len - len % PIECE;
+    // SAFETY: by the caller's word; arrays of `f32` are aligned as these are.
+    unsafe {
+        for at in (0..whole).step_by(PIECE) {
+            *to.add(at).cast::<[f32; PIECE]>() = *from.add(at).cast::<[f32; PIECE]>();
+        }
+        to.add(whole).copy_from_nonoverlapping(from.add(whole), len - whole);
+    }
+}
+
 /// A block in `f32`. Filtered pixels lie panel by panel, each `[pixels, stride]`.
 struct Full<'a> {
     block: &'a InvertedResidual,
@@ -309,7 +338,7 @@ impl Stages for Full<'_> {
     }
 
     fn out_panels(&self) -> usize {
-        self.block.project.0.panels.len()
+        self.block.project.as_ref().map_or(&self.block.panels, |(packed, _)| &packed.panels).len()
     }
 
     fn filtered_len(&self, _: &Plan) -> usize {
@@ -397,6 +426,12 @@ impl Stages for Full<'_> {
         };
         // SAFETY: the inputs are as wide as taps reach by the caller's word; `out` is a line.
         unsafe { plan.kernel.run(self.block.isa, y, &row) };
+        if let Some(curve) = self.block.filter.curve {
+            let (count, stride) = (plan.out_size[1], plan.stride);
+            let pixels = Pixels { count, stride, channels: panel.width };
+            // SAFETY: what was just written.
+            unsafe { bend_pixels(self.block.isa, row.out, pixels, curve) };
+        }
     }
 
     unsafe fn project(
@@ -408,8 +443,18 @@ impl Stages for Full<'_> {
         begin: usize,
         maps: &Maps<f32>,
     ) {
-        let (isa, (packed, finish)) = (self.block.isa, &self.block.project);
-        let (panel, channels) = (&packed.panels[i], plan.shape.out_channels);
+        let (isa, channels) = (self.block.isa, plan.shape.out_channels);
+        let Some((packed, finish)) = &self.block.project else {
+            let panel = &self.block.panels[i];
+            let filtered = filtered.wrapping_add(i * self.filtered);
+            for pixel in pixels {
+                let to = maps.y.wrapping_add((begin + pixel) * channels + panel.start);
+                // SAFETY: by the caller's word; the panel's channels of a filtered pixel.
+                unsafe { copy_short(filtered.add(pixel * plan.stride), to, panel.width) };
+            }
+            return;
+        };
+        let panel = &packed.panels[i];
         for (pixel, count) in cut(pixels.len(), isa.tile_rows(panel.vectors)) {
             let pixel = pixels.start + pixel;
             let at = (begin + pixel) * channels + panel.start;
@@ -435,6 +480,7 @@ impl Stages for Full<'_> {
 pub(crate) mod tests {
     use super::plan::{By, TASKS, division};
     use super::*;
+    use crate::curve::bend_on;
     use crate::testing::{on_threads, values};
 
     /// Height, width, channels, expanded, output channels, kernel, stride, padding, dilation.
@@ -550,7 +596,11 @@ pub(crate) mod tests {
             let shifted = if shape.groups == 1 { sum } else { sum + shift };
             stage.activation.of(shifted + r.map_or(0.0, |r| r[at]))
         };
-        (0..shape.output_len()).map(value).collect()
+        let mut y: Vec<f32> = (0..shape.output_len()).map(value).collect();
+        if let Some(curve) = stage.curve {
+            bend_on(isa, &mut y, curve);
+        }
+        y
     }
 
     /// Weights and shifts of the stages.
@@ -575,11 +625,12 @@ pub(crate) mod tests {
                 weight: &self.weight[i],
                 shift: Some(&self.shift[i]),
                 activation,
+                curve: None,
             };
             BlockStages {
                 expand: shape.expand.map(|_| stage(0, Activation::Relu6)),
                 depthwise: stage(1, Activation::Relu),
-                project: stage(2, Activation::Identity),
+                project: Some(stage(2, Activation::Identity)),
             }
         }
     }
@@ -608,7 +659,43 @@ pub(crate) mod tests {
         let expand = stages.expand.zip(shape.expand);
         let x = expand.map_or(x.to_vec(), |(stage, e)| convolve(isa, &e, x, &stage, None));
         let x = convolve(isa, &d, &x, &stages.depthwise, None);
-        convolve(isa, &down, &x, &stages.project, residual)
+        match &stages.project {
+            Some(stage) => convolve(isa, &down, &x, stage, residual),
+            None => x,
+        }
+    }
+
+    /// What stands before a squeeze-and-excitation.
+    #[test]
+    fn bent_blocks_without_a_projection_equal_their_layers_too() {
+        for (_, mut sizes, kind) in cases() {
+            sizes.0[4] = sizes.0[3];
+            let shape = shape(sizes, kind, 2);
+            let weights = Weights::new(&shape);
+            let mut stages = BlockStages { project: None, ..weights.stages(&shape) };
+            for stage in stages.expand.iter_mut().chain([&mut stages.depthwise]) {
+                (stage.activation, stage.curve) = (Activation::Identity, Some(Curve::Silu));
+            }
+            let x = values(shape.input_len(), 4);
+            for isa in Isa::available() {
+                let exact = by_layers(isa, &shape, &x, &stages, None);
+                let mut y = vec![f32::NAN; shape.output_len()];
+                InvertedResidual::on(isa, &shape, stages).run(&shape, &x, None, &mut y);
+                assert!(y == exact, "{isa:?} {sizes:?} {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "InvertedResidual: a residual without a projection")]
+    fn only_a_projection_takes_a_residual() {
+        let mut sizes = SIZES[0];
+        sizes.0[4] = sizes.0[3];
+        let shape = shape(sizes, Expand::Not, 1);
+        let weights = Weights::new(&shape);
+        let stages = BlockStages { project: None, ..weights.stages(&shape) };
+        let (x, mut y) = (values(shape.input_len(), 4), vec![0.0; shape.output_len()]);
+        InvertedResidual::new(&shape, stages).run(&shape, &x, Some(&x), &mut y);
     }
 
     #[test]

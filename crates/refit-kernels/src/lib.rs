@@ -21,6 +21,7 @@ mod elementwise;
 mod inverted;
 mod layer_norm;
 mod layout;
+mod linear;
 mod loss;
 mod norm;
 mod optimize;
@@ -42,8 +43,8 @@ pub use adapt::{Resized, adaptive_pool, adaptive_pool_gradient, pad};
 pub use buffer::{Buffer, release};
 pub use channels::{Channels, copy_channels, gate, gate_gradient, shuffle_channels};
 pub use conv::{
-    ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_with_moments, input_gradient,
-    input_gradient_through, weight_gradient,
+    ConvShape, Entry, Exit, Filter, Moments, convolve, convolve_once, convolve_with_moments,
+    input_gradient, input_gradient_through, weight_gradient,
 };
 pub use curve::{Curve, bend, bend_gradient};
 pub use elementwise::accumulate;

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 
 use crate::activation::Activation;
 use crate::buffer::Buffer;
+use crate::curve::Curve;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -23,13 +24,14 @@ pub(crate) struct Run {
     pub len: usize,
 }
 
-/// What happens to a finished tile: `activation(sum + shift + residual)`, and what is gathered from
-/// it. Pointers are to the tile's first output channel (`residual`: of its first pixel), or null.
+/// What happens to a finished tile: `curve(activation(sum + shift + residual))`, and what is gathered
+/// from it. Pointers are to the tile's first output channel (`residual`: of its first pixel), or null.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileExit<'a> {
     pub shift: *const f32,
     pub residual: *const f32,
     pub activation: Activation,
+    pub curve: Option<Curve>,
     pub gather: Gather<'a>,
     /// Whether whole vectors pass the caches by, each then being a cache line of its own or part of
     /// one that is written whole.
@@ -41,13 +43,14 @@ impl TileExit<'_> {
         shift: std::ptr::null(),
         residual: std::ptr::null(),
         activation: Activation::Identity,
+        curve: None,
         gather: Gather::Nothing,
         streams: false,
     };
 
     /// Whether an activation is all that comes after the shift.
     fn is_simple(&self) -> bool {
-        self.residual.is_null() && matches!(self.gather, Gather::Nothing)
+        self.residual.is_null() && self.curve.is_none() && matches!(self.gather, Gather::Nothing)
     }
 }
 
@@ -275,10 +278,13 @@ on_isa! {
     ///
     /// # Safety
     /// As [`tile`]; `sums` are vectors of `isa`.
-    fn finish<S, const NR: usize>(sums: *const f32, rows: usize, t: &Tile) {
-        let sums = std::slice::from_raw_parts(sums.cast::<[S::V; NR]>(), rows);
+    fn finish<S, const NR: usize>(sums: *mut f32, rows: usize, t: &Tile) {
+        let sums = std::slice::from_raw_parts_mut(sums.cast::<[S::V; NR]>(), rows);
         match &t.exit.gather {
-            Gather::Nothing => activate::<S, NR>(sums, t),
+            Gather::Nothing => match t.exit.curve {
+                None => activate::<S, NR>(sums, t),
+                Some(curve) => bend::<S, NR>(sums, t, curve),
+            },
             Gather::Moments { to, stride, before } => {
                 activate::<S, NR>(sums, t);
                 add_moments::<S, NR>(sums, *to, *stride, *before);
@@ -309,6 +315,33 @@ unsafe fn activate<S: Simd, const NR: usize>(sums: &[[S::V; NR]], t: &Tile) {
                 }
                 let c = t.c.wrapping_add(i * t.c_stride);
                 store::<S, NR>(t, c, j, S::clamp(v, low, high));
+            }
+        }
+    }
+}
+
+/// Adds the residual, applies the activation and then the curve.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn bend<S: Simd, const NR: usize>(sums: &mut [[S::V; NR]], t: &Tile, curve: Curve) {
+    let (low, high) = t.exit.activation.bounds();
+    // SAFETY: by the caller's word.
+    unsafe {
+        let (low, high) = (S::splat(low), S::splat(high));
+        for (i, row) in sums.iter_mut().enumerate() {
+            let residual = t.exit.residual.wrapping_add(i * t.c_stride);
+            for (j, v) in row.iter_mut().enumerate() {
+                if !t.exit.residual.is_null() {
+                    *v = S::add(*v, load::<S, NR>(residual, t.n, j));
+                }
+                *v = curve.of_vector::<S>(S::clamp(*v, low, high));
+            }
+        }
+        for (i, row) in sums.iter().enumerate() {
+            for (j, v) in row.iter().enumerate() {
+                store::<S, NR>(t, t.c.wrapping_add(i * t.c_stride), j, *v);
             }
         }
     }
@@ -557,8 +590,8 @@ mod tests {
                             shift: shift[panel.start..].as_ptr(),
                             residual: residual[panel.start..].as_ptr(),
                             activation: Activation::Relu6,
-                            gather: Gather::Nothing,
-                            streams: false,
+                            curve: Some(Curve::HardSwish),
+                            ..TileExit::NONE
                         };
                         let tile = Tile {
                             a: a.as_ptr(),
@@ -588,6 +621,7 @@ mod tests {
                                 + f64::from(shift[n])
                                 + f64::from(residual[i]);
                             let exact = exact.clamp(0.0, 6.0);
+                            let exact = exact * (exact + 3.0).clamp(0.0, 6.0) / 6.0;
                             assert!((f64::from(*c) - exact).abs() < 1e-4, "{isa:?} {i}");
                         }
                     }

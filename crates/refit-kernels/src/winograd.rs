@@ -19,6 +19,7 @@ use self::transform::{
 pub(crate) use self::weight_gradient::{pays_for_weights, weight_gradient};
 use crate::buffer::Buffer;
 use crate::conv::{ConvShape, Entry, Exit, Moments};
+use crate::curve::bend;
 use crate::norm::{GradientSums, Through};
 use crate::partials::{Joined, fold_sums};
 use crate::simd::Isa;
@@ -551,8 +552,26 @@ pub(crate) fn convolve(
     y: &mut [f32],
 ) {
     let plan = Plan::forward(shape);
-    run(plan, Schedule::of(&plan), (x, entry), filter, End::Exit(exit), y, None);
+    let Some(curve) = exit.curve else {
+        return run(plan, Schedule::of(&plan), (x, entry), filter, End::Exit(exit), y, None);
+    };
+    // Some images at a time, so that they are bent while they are in the cache.
+    assert_eq!(y.len(), shape.output_len(), "winograd: length of the output");
+    let [taken, given] = [shape.input_len(), shape.output_len()].map(|l| l / shape.batch.max(1));
+    let images = (BENT / given.max(1)).max(1);
+    for first in (0..shape.batch).step_by(images) {
+        let batch = images.min(shape.batch - first);
+        let plan = Plan::forward(&ConvShape { batch, ..*shape });
+        let part = first * given..(first + batch) * given;
+        let end = End::Exit(Exit { residual: exit.residual.map(|r| &r[part.clone()]), ..exit });
+        let (x, y) = (&x[first * taken..][..batch * taken], &mut y[part]);
+        run(plan, Schedule::of(&plan), (x, entry), filter, end, y, None);
+        bend(y, curve);
+    }
 }
+
+/// Values of an output that are bent together.
+const BENT: usize = 1 << 20;
 
 /// `y = convolution(entry(x), filter)`, and the mean and variance of each channel of `y`.
 ///
@@ -632,6 +651,7 @@ mod tests {
     use super::*;
     use crate::activation::Activation;
     use crate::conv::reference;
+    use crate::curve::Curve;
     use crate::norm;
 
     /// Normally distributed values, near enough: sums of twelve uniform ones.
@@ -714,8 +734,10 @@ mod tests {
                 shift: Some(&add),
                 residual: Some(&residual),
                 activation: Activation::Relu6,
+                curve: None,
             };
-            for (entry, exit) in [(None, Exit::default()), (Some(entry), full)] {
+            let bent = Exit { activation: Activation::Identity, curve: Some(Curve::Silu), ..full };
+            for (entry, exit) in [(None, Exit::default()), (Some(entry), full), (None, bent)] {
                 let want = reference::convolve(&s, &x, entry, &w, exit);
                 for isa in Isa::available() {
                     let mut y = vec![f32::NAN; s.output_len()];

@@ -56,13 +56,19 @@ impl InvertedResidual {
     ///
     /// # Panics
     /// If a slice is not as long as the shape says, the convolution in the middle is not depthwise,
-    /// or the expansion has groups or does not fit it.
+    /// the expansion has groups or does not fit it, there is no projection, or a stage has a curve.
     pub fn new(shape: &InvertedShape, stages: BlockStages) -> Self {
         Self::by(Way::fastest(), shape, stages)
     }
 
     pub(super) fn by(way: Way, shape: &InvertedShape, stages: BlockStages) -> Self {
         stages.check("bf16::InvertedResidual", shape);
+        let Some(project_stage) = stages.project else {
+            panic!("bf16::InvertedResidual: no projection")
+        };
+        let all = [stages.expand, Some(stages.depthwise), Some(project_stage)];
+        let bent = all.iter().flatten().any(|stage| stage.curve.is_some());
+        assert!(!bent, "bf16::InvertedResidual: a curve");
         let expanded = shape.depthwise.channels;
         let panel = |i: usize| Panel {
             start: i * WIDTH,
@@ -93,8 +99,8 @@ impl InvertedResidual {
             panels,
             filter: Finish::new(&stages.depthwise, expanded),
             project: (
-                Dense::new(&project, layout, stages.project.weight),
-                Finish::new(&stages.project, shape.out_channels),
+                Dense::new(&project, layout, project_stage.weight),
+                Finish::new(&project_stage, shape.out_channels),
             ),
         }
     }

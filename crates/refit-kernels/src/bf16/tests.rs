@@ -90,7 +90,8 @@ fn convolutions_agree_with_their_definition() {
         for with in [false, true] {
             let activation = if with { Activation::Relu6 } else { Activation::Identity };
             let shift = with.then_some(&*shift);
-            let exit = crate::Exit { shift, residual: with.then_some(&*residual), activation };
+            let residual = with.then_some(&*residual);
+            let exit = crate::Exit { shift, residual, activation, curve: None };
             let want = reference::convolve(&s, &x, None, &w, exit);
             let exit = Exit { shift, residual: with.then_some(&*residual16), activation };
             for way in Way::available() {
@@ -137,6 +138,7 @@ fn inverted_residuals_agree_with_their_layers() {
             shift: Some(&weights.shift[i]),
             residual: None,
             activation: stage.activation,
+            curve: None,
         };
         let expand = stages.expand.zip(s.expand);
         let wide = expand.map_or(x.clone(), |(stage, e)| {
@@ -149,7 +151,7 @@ fn inverted_residuals_agree_with_their_layers() {
         let channels = [s.depthwise.channels, s.out_channels];
         let down = shape(batch, s.depthwise.out_size(), channels, POINT);
         for with in [None, Some(&*residual)] {
-            let project = &stages.project;
+            let project = &stages.project.unwrap();
             let exit = crate::Exit { residual: with, ..exit(project, 2) };
             let want = reference::convolve(&down, &filtered, None, project.weight, exit);
             let with = with.map(|_| &*residual16);

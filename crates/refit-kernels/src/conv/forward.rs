@@ -1,9 +1,15 @@
 //! Convolution, forward.
 
+use std::borrow::Cow;
+
 use super::pack::pack;
 use super::product::{Axis, Finish, Layout, Phase, Product};
 use super::{ConvShape, Entry, Exit, Moments};
+use crate::activation::Activation;
 use crate::buffer::Buffer;
+use crate::linear::Linear;
+use crate::norm::{Entering, enter};
+use crate::rows::needed;
 use crate::simd::Isa;
 use crate::threads::Shared;
 use crate::tile::Panel;
@@ -131,6 +137,35 @@ pub fn convolve(
     }
 }
 
+/// `y = convolution(entry(x), weight)` with weights, `[o, c / groups, kh, kw]`, that are used once.
+///
+/// # Panics
+/// If a slice's length does not fit `shape`.
+pub fn convolve_once(
+    shape: &ConvShape,
+    x: &[f32],
+    entry: Option<Entry>,
+    weight: &[f32],
+    y: &mut [f32],
+) {
+    match Linear::of(Isa::widest(), shape) {
+        Some(linear) => linear.forward(&entered(x, entry), weight, y),
+        None => convolve(shape, x, entry, &Filter::new(shape, weight), Exit::default(), y),
+    }
+}
+
+/// A map behind its entry.
+pub(super) fn entered<'a>(x: &'a [f32], entry: Option<Entry>) -> Cow<'a, [f32]> {
+    match needed(entry) {
+        None => Cow::Borrowed(x),
+        entry => {
+            let mut y = vec![0.0; x.len()];
+            enter(Entering { x, entry }, None, Activation::Identity, &mut y);
+            Cow::Owned(y)
+        }
+    }
+}
+
 /// `y = convolution(entry(x), filter)`, and the mean and variance of each channel of `y`.
 ///
 /// # Panics
@@ -189,7 +224,7 @@ mod tests {
     use super::super::cases::{Random, assert_close, in_pools, shapes};
     use super::super::reference;
     use super::*;
-    use crate::activation::Activation;
+    use crate::curve::Curve;
 
     struct Case {
         shape: ConvShape,
@@ -223,6 +258,7 @@ mod tests {
                 shift: Some(&self.channels[2]),
                 residual: Some(&self.residual),
                 activation: Activation::Relu6,
+                curve: None,
             }
         }
 
@@ -235,6 +271,10 @@ mod tests {
         }
     }
 
+    fn bent(exit: Exit) -> Exit {
+        Exit { activation: Activation::Identity, curve: Some(Curve::Silu), ..exit }
+    }
+
     #[test]
     fn equals_the_definition() {
         for case in shapes().into_iter().map(Case::new) {
@@ -242,6 +282,7 @@ mod tests {
                 (None, Exit::default()),
                 (Some(case.entry()), Exit::default()),
                 (None, case.exit()),
+                (None, bent(case.exit())),
             ] {
                 let exact = reference::convolve(&case.shape, &case.x, entry, &case.weight, exit);
                 for isa in Isa::available() {
@@ -278,6 +319,29 @@ mod tests {
             assert_close(&y, &exact, &format!("{:?}", case.shape));
             let by_tiles = case.convolve(Isa::widest(), None, case.exit());
             assert_eq!(y == by_tiles, case.shape.batch == 2);
+        }
+    }
+
+    #[test]
+    fn weights_used_once_give_the_same() {
+        let vectors = ConvShape {
+            batch: 5,
+            height: 1,
+            width: 1,
+            channels: 600,
+            out_channels: 500,
+            kernel: [1, 1],
+            stride: [1, 1],
+            padding: [(0, 0); 2],
+            dilation: [1, 1],
+            groups: 1,
+        };
+        for case in [vectors, shapes()[0]].map(Case::new) {
+            for entry in [None, Some(case.entry())] {
+                let mut y = vec![f32::NAN; case.shape.output_len()];
+                convolve_once(&case.shape, &case.x, entry, &case.weight, &mut y);
+                assert_eq!(y, case.convolve(Isa::widest(), entry, Exit::default()));
+            }
         }
     }
 

@@ -4,7 +4,8 @@ use super::pack::pack_transposed;
 use super::product::{Axis, Finish, Layout, Phase, Product};
 use super::{ConvShape, Exit};
 use crate::buffer::Buffer;
-use crate::norm::{GradientSums, Through};
+use crate::linear::Linear;
+use crate::norm::{GradientSums, Through, gradient_through};
 use crate::simd::Isa;
 use crate::threads::Shared;
 use crate::{depthwise, winograd};
@@ -25,6 +26,9 @@ fn input_gradient_on(isa: Isa, shape: &ConvShape, weight: &[f32], dy: &[f32], dx
     }
     if winograd::pays(shape) {
         return winograd::input_gradient(isa, shape, weight, dy, dx);
+    }
+    if let Some(linear) = Linear::of(isa, shape) {
+        return linear.input_gradient(dy, weight, dx);
     }
     with_product(isa, shape, weight, |product| {
         product.run(dy, None, dx, Finish::Exit(Exit::default()));
@@ -59,6 +63,10 @@ fn input_gradient_through_on(
     }
     if winograd::pays(shape) {
         return winograd::input_gradient_through(isa, shape, weight, dy, through, dx);
+    }
+    if let Some(linear) = Linear::of(isa, shape) {
+        linear.input_gradient(dy, weight, dx);
+        return gradient_through(dx, through);
     }
     with_product(isa, shape, weight, |product| {
         let mut partials = Buffer::stale(product.partials());

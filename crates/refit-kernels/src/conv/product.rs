@@ -659,6 +659,7 @@ impl Task<'_> {
                 shift: exit.shift.map_or(std::ptr::null(), |s| s[panel.start..].as_ptr()),
                 residual: exit.residual.map_or(std::ptr::null(), |r| r[to..].as_ptr()),
                 activation: exit.activation,
+                curve: exit.curve,
                 gather: Gather::Nothing,
                 streams: self.streams,
             },

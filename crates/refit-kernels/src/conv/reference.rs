@@ -1,6 +1,7 @@
 //! What the kernels compute, by definition, in `f64` and without haste. Tests compare with it.
 
 use super::{ConvShape, Entry, Exit};
+use crate::curve::tests::exact as curve_of;
 
 /// Calls `each` with the place of the input value, the weight and the output value of every product.
 fn for_each_product(shape: &ConvShape, mut each: impl FnMut(usize, usize, usize)) {
@@ -58,7 +59,8 @@ pub(crate) fn convolve(
     let value = |(i, y): (usize, f64)| {
         let shift = exit.shift.map_or(0.0, |s| f64::from(s[i % o]));
         let residual = exit.residual.map_or(0.0, |r| f64::from(r[i]));
-        exit.activation.of((y + shift + residual) as f32)
+        let y = exit.activation.of((y + shift + residual) as f32);
+        exit.curve.map_or(y, |curve| curve_of(curve, f64::from(y)) as f32)
     };
     y.into_iter().enumerate().map(value).collect()
 }

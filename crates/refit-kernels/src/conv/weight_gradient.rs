@@ -11,7 +11,9 @@ mod window;
 
 use self::tile::{PixelRun, SumTile, fold, pack, run_sum_tile};
 use self::window::Windows;
+use super::forward::entered;
 use super::{ConvShape, Entry};
+use crate::linear::Linear;
 use crate::rows::needed;
 use crate::simd::Isa;
 use crate::threads::{Shared, parallel, with_scratch};
@@ -35,6 +37,9 @@ pub fn weight_gradient(
     let isa = Isa::widest();
     if shape.batch > 0 && winograd::pays_for_weights(shape) {
         return winograd::weight_gradient(isa, shape, x, entry, dy, dw);
+    }
+    if let Some(linear) = Linear::of(isa, shape) {
+        return linear.weight_gradient(&entered(x, entry), dy, dw);
     }
     sum_directly(isa, shape, x, entry, dy, dw);
 }

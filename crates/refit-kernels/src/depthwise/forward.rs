@@ -3,6 +3,7 @@
 use super::plan::{Correlation, Group, Job};
 use super::{Filter, check};
 use crate::conv::{ConvShape, Entry, Exit, Moments};
+use crate::curve::bend_pixels;
 use crate::partials::{Pixels, fold_moments, gather_moments};
 use crate::rows::needed;
 use crate::simd::Isa;
@@ -49,7 +50,14 @@ pub(super) fn convolve_on(
 ) {
     let job = job(isa, shape, x, entry, filter, exit, y);
     let kernel = correlation(shape);
-    job.run(&kernel, job.cut(&kernel), y, |_| ());
+    let (written, stride) = (Shared::new(y), shape.channels);
+    job.run(&kernel, job.cut(&kernel), y, |group: Group| {
+        if let Some(curve) = exit.curve {
+            let pixels = Pixels { count: group.pixels, stride, channels: group.channels };
+            // SAFETY: the group's rows and channels are this task's.
+            unsafe { bend_pixels(isa, written.ptr().add(group.start), pixels, curve) };
+        }
+    });
 }
 
 pub(super) fn convolve_with_moments_on(

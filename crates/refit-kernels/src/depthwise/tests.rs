@@ -3,6 +3,7 @@ use super::gradients::Backward;
 use super::*;
 use crate::activation::Activation;
 use crate::conv::{Exit, reference};
+use crate::curve::Curve;
 use crate::norm::{self, Through};
 use crate::simd::Isa;
 
@@ -103,6 +104,7 @@ fn forward_equals_its_definition() {
             shift: Some(&data.shift),
             residual: Some(&data.dy),
             activation: Activation::Relu6,
+            curve: Some(Curve::HardSwish),
         };
         let entered = reference::convolve(&shape, &data.x, Some(data.entry()), &data.weight, exit);
         let plain = reference::convolve(&shape, &data.x, None, &data.weight, Exit::default());

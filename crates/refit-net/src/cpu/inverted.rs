@@ -26,7 +26,7 @@ enum Block {
 }
 
 impl Inverted {
-    /// `project(filter(expand(x))) + residual`, each with its shift and activation.
+    /// `project(filter(expand(x))) + residual`, each that there is with its shift and activation.
     pub(super) fn run(&self, x: &Held, residual: Option<&Held>) -> Held {
         match &self.block {
             Block::Full(block) => {
@@ -52,13 +52,15 @@ fn out_shape(shape: &InvertedShape) -> [usize; 4] {
     [shape.depthwise.batch, h, w, shape.out_channels]
 }
 
-/// A convolution that expands, a depthwise one, and a 1x1 one that projects.
+/// A convolution that expands, a depthwise one, and a 1x1 one that projects; one of the outer ones may
+/// be missing.
 #[derive(Debug, Clone, Copy)]
 struct Convs {
     /// If there is none, the input is filtered as it is.
     expand: Option<Conv>,
     depthwise: Conv,
-    project: Conv,
+    /// If there is none, the filtered map is the output.
+    project: Option<Conv>,
 }
 
 /// Input channels of an expansion that is not 1x1: colours. With more, other algorithms are faster.
@@ -67,8 +69,13 @@ const COLOURS: usize = 4;
 impl Convs {
     fn new(convs: &[Conv]) -> Option<Self> {
         match *convs {
-            [depthwise, project] => Some(Self { expand: None, depthwise, project }),
-            [expand, depthwise, project] => Some(Self { expand: Some(expand), depthwise, project }),
+            [expand, depthwise] if depthwise.groups > 1 => {
+                Some(Self { expand: Some(expand), depthwise, project: None })
+            }
+            [depthwise, project] => Some(Self { expand: None, depthwise, project: Some(project) }),
+            [expand, depthwise, project] => {
+                Some(Self { expand: Some(expand), depthwise, project: Some(project) })
+            }
             _ => None,
         }
     }
@@ -81,18 +88,20 @@ impl Convs {
             [e.batch, h, w, e.out_channels]
         });
         let depthwise = conv_shape(&self.depthwise, maps);
-        InvertedShape { expand, depthwise, out_channels: self.project.channels }
+        let out_channels = self.project.map_or(depthwise.channels, |project| project.channels);
+        InvertedShape { expand, depthwise, out_channels }
     }
 
     /// Whether they are such a block, and run faster as one.
     fn pay(&self, maps: [usize; 4]) -> bool {
         let shape = self.shape(maps);
         let [n, h, w, _] = out_shape(&shape);
-        let project = conv_shape(&self.project, [n, h, w, shape.depthwise.channels]);
+        let maps = [n, h, w, shape.depthwise.channels];
+        let projects = self.project.is_none_or(|project| conv_shape(&project, maps).is_pointwise());
         let expands = shape
             .expand
             .is_none_or(|e| e.is_pointwise() || (e.groups == 1 && e.channels <= COLOURS));
-        expands && shape.depthwise.is_depthwise() && project.is_pointwise() && shape.pays()
+        expands && shape.depthwise.is_depthwise() && projects && shape.pays()
     }
 }
 
@@ -125,12 +134,19 @@ impl Search<'_> {
     fn block(&self, steps: &[Step]) -> Option<Found> {
         let (last, inner) = steps.split_last()?;
         let connected = steps.windows(2).all(|pair| self.follows(&pair[0], &pair[1]));
-        let clamps = steps.iter().all(|step| step.activation.clamps());
-        if !connected || !clamps || inner.iter().any(|step| step.residual.is_some()) {
+        if !connected || inner.iter().any(|step| step.residual.is_some()) {
             return None;
         }
         let convs: Option<Vec<Conv>> = steps.iter().map(|step| self.conv(step)).collect();
         let convs = Convs::new(&convs?)?;
+        let clamps = steps.iter().all(|step| step.activation.clamps());
+        let whole = convs.project.is_some();
+        if self.precision == Precision::Bf16 && !(clamps && whole) {
+            return None;
+        }
+        if last.residual.is_some() && !whole {
+            return None;
+        }
         let nodes = self.net.graph.nodes();
         let input = nodes[steps[0].main].inputs[0];
         let maps = nominal(Some(nodes[input].shape));
@@ -170,16 +186,19 @@ impl Search<'_> {
             .map(|step| folded_conv(self.net, step.main, step.norm))
             .map(|(weight, shift)| (Floats::of(weight), Floats::of(shift)))
             .collect();
-        let mut stages = steps.iter().zip(&folded).map(|(step, (weight, shift))| Stage {
+        let folded = steps.iter().zip(&folded);
+        let stages = folded.map(|(step, fold)| (parted(step.activation), fold));
+        let mut stages = stages.map(|((activation, curve), (weight, shift))| Stage {
             weight,
             shift: Some(shift),
-            activation: parted(step.activation).0,
+            activation,
+            curve,
         });
         let mut next = || stages.next().expect("a stage for each convolution");
         let stages = BlockStages {
             expand: shape.expand.map(|_| next()),
             depthwise: next(),
-            project: next(),
+            project: (steps.len() == 3 || shape.expand.is_none()).then(next),
         };
         match self.precision {
             Precision::F32 => Block::Full(InvertedResidual::new(shape, stages)),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use refit_kernels::{
-    Buffer, ConvShape, Curve, Entering, Exit, Filter, PoolShape, bend, bf16, convolve, enter,
-    max_pool, mean_pool, together,
+    Buffer, Entering, Exit, Filter, PoolShape, bend, bf16, convolve, enter, max_pool, mean_pool,
+    together,
 };
 
 use super::clock::{Phase, timed};
@@ -139,8 +139,8 @@ impl Prepared {
             let x = maps[&self.inputs[0]].full();
             let residual = self.step.residual.map(|id| maps[&id].full());
             let residual = residual.as_ref().map(|map| &map.values[..]);
-            let exit = Exit { shift: Some(shift), residual, activation };
-            return run_conv(conv, filter, &x, exit, curve);
+            let exit = Exit { shift: Some(shift), residual, activation, curve };
+            return run_conv(conv, filter, &x, exit);
         }
         let mut y = self.run_bounded(maps, activation);
         if let Some(curve) = curve {
@@ -160,7 +160,7 @@ impl Prepared {
         match &self.kernel {
             Kernel::Linear { filter, bias, outputs } => {
                 let exit = Exit { shift: bias.as_deref(), ..Exit::default() };
-                run_conv(&Conv::k1(*outputs), filter, &x, exit, None)
+                run_conv(&Conv::k1(*outputs), filter, &x, exit)
             }
             Kernel::ScaleShift { scale, shift } => {
                 let entry = refit_kernels::Entry { scale, shift, activation };
@@ -181,25 +181,11 @@ impl Prepared {
     }
 }
 
-/// Values of a convolution's output that are bent together: they are still in the cache.
-const BENT: usize = 1 << 20;
-
-fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit, curve: Option<Curve>) -> Map {
+fn run_conv(conv: &Conv, filter: &Filter, x: &Map, exit: Exit) -> Map {
     let shape = conv_shape(conv, x.shape);
     let [h, w] = shape.out_size();
     let mut y = Buffer::stale(shape.output_len());
-    let (taken, given) = (shape.height * shape.width * shape.channels, h * w * shape.out_channels);
-    let images = curve.map_or(shape.batch, |_| BENT / given.max(1)).max(1);
-    for first in (0..shape.batch).step_by(images) {
-        let batch = images.min(shape.batch - first);
-        let x = &x.values[first * taken..][..batch * taken];
-        let y = &mut y[first * given..][..batch * given];
-        let residual = exit.residual.map(|r| &r[first * given..][..batch * given]);
-        convolve(&ConvShape { batch, ..shape }, x, None, filter, Exit { residual, ..exit }, y);
-        if let Some(curve) = curve {
-            bend(y, curve);
-        }
-    }
+    convolve(&shape, &x.values, None, filter, exit, &mut y);
     Map::new([shape.batch, h, w, shape.out_channels], y)
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_kernels::{
     self as kernels, Buffer, ConvShape, Entering, Entry, Filter, GradientSums, Moments, PoolShape,
-    Through, activation_gradient, affine_gradient, convolve, convolve_with_moments, depthwise,
+    Through, activation_gradient, affine_gradient, convolve_once, convolve_with_moments, depthwise,
     enter, gradient_through, input_gradient, input_gradient_through, max_pool_gradient,
     mean_pool_gradient, moments, weight_gradient,
 };
@@ -433,7 +433,6 @@ impl Recorder<'_> {
     /// A convolution or linear layer and what is fused behind it.
     fn product(&mut self, step: &Step, x: NodeId, source: Source, shape: ConvShape) {
         let weight = Floats::of(self.net.parameter(step.main, "weight").value.clone());
-        let filter = Filter::new(&shape, &weight);
         let [h, w] = shape.out_size();
         let dims = [shape.batch, h, w, shape.out_channels];
         let mut y = Buffer::stale(shape.output_len());
@@ -446,11 +445,12 @@ impl Recorder<'_> {
         let x_values = &map.values;
         let passage = match step.norm.filter(|&id| self.by_batch(id, count)) {
             Some(norm) => {
+                let filter = Filter::new(&shape, &weight);
                 let found = convolve_with_moments(&shape, x_values, entry, &filter, &mut y);
                 Some(self.batch_passage(norm, Some(step.main), &found, count, inner))
             }
             None => {
-                convolve(&shape, x_values, entry, &filter, kernels::Exit::default(), &mut y);
+                convolve_once(&shape, x_values, entry, &weight, &mut y);
                 self.stored_passage(step, inner, dims[3])
             }
         };
@@ -730,6 +730,7 @@ impl WayBack {
         match what {
             What::Conv { shape, weight, learns, end } => {
                 let (g, stored) = self.end(end, gradient);
+                let stored = stored.filter(|passage| passage.scale.iter().any(|s| *s != 1.0));
                 let needed = stored.as_ref().filter(|_| self.tracked[&x]);
                 let scaled = needed.map(|passage| {
                     let mut scaled = Buffer::from_slice(&weight);

@@ -9,41 +9,52 @@ use burn::tensor::{Device, Tensor, TensorData};
 use refit_net::state_dict::StateDict;
 use refit_net::{Network, zoo};
 
-/// `u(name, i)` of tools/README.md: FNV-1a of the name, then splitmix64; 24 bits in `[0, 1)`.
-fn uniform(name: &str, i: u64) -> f64 {
-    let fnv = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    let mut z = fnv.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 24)
-}
+/// `u(name, i)` of tools/README.md for one name: FNV-1a of it, then splitmix64; 24 bits in `[0, 1)`.
+#[derive(Clone, Copy)]
+struct Uniform(u64);
 
-fn symmetric(name: &str, i: u64) -> f64 {
-    2.0 * uniform(name, i) - 1.0
+impl Uniform {
+    fn new(name: &str) -> Self {
+        let step = |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, step))
+    }
+
+    fn at(self, i: u64) -> f64 {
+        let mut z = self.0.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 24)
+    }
+
+    fn symmetric(self, i: u64) -> f64 {
+        2.0 * self.at(i) - 1.0
+    }
 }
 
 /// The value of every parameter; `bias` is its centre and reach, `gain` the weights' variance times
 /// their fan-in times 3.
 fn parameter(name: &str, shape: &[usize], gain: f64, bias: [f64; 2]) -> Vec<f32> {
     let len: usize = shape.iter().product();
-    let value = |i: u64| -> f64 {
-        if name.ends_with(".running_mean") {
-            0.2 * symmetric(name, i)
-        } else if name.ends_with(".running_var") {
-            0.5 + uniform(name, i)
-        } else if name.ends_with(".bias") {
-            bias[0] + bias[1] * symmetric(name, i)
-        } else if matches!(shape.len(), 1 | 3) {
-            0.8 + 0.4 * uniform(name, i)
-        } else {
-            let fan_in = (len / shape[0]) as f64;
-            let sign = if i.is_multiple_of(2) { 1.0 } else { -1.0 };
-            sign * symmetric(name, i / 2) * (gain / fan_in).sqrt()
-        }
+    let u = Uniform::new(name);
+    let values = |value: &dyn Fn(u64) -> f64| -> Vec<f32> {
+        (0..len as u64).map(|i| value(i) as f32).collect()
     };
-    (0..len as u64).map(|i| value(i) as f32).collect()
+    if name.ends_with(".running_mean") {
+        return values(&|i| 0.2 * u.symmetric(i));
+    }
+    if name.ends_with(".running_var") {
+        return values(&|i| 0.5 + u.at(i));
+    }
+    if name.ends_with(".bias") {
+        return values(&|i| bias[0] + bias[1] * u.symmetric(i));
+    }
+    if matches!(shape.len(), 1 | 3) {
+        return values(&|i| 0.8 + 0.4 * u.at(i));
+    }
+    let reach = (gain / (len / shape[0]) as f64).sqrt();
+    let pair = |i: u64| u.symmetric(i) * reach;
+    let weights = (0..len.div_ceil(2) as u64).flat_map(|i| [pair(i) as f32, -pair(i) as f32]);
+    weights.take(len).collect()
 }
 
 /// A golden file.
@@ -84,7 +95,8 @@ impl Golden {
     pub fn input(&self, shape: [usize; 4]) -> Tensor<4> {
         let name = &self.file.metadata()["input"];
         let len: usize = shape.iter().product();
-        let values: Vec<f32> = (0..len as u64).map(|i| symmetric(name, i) as f32).collect();
+        let u = Uniform::new(name);
+        let values: Vec<f32> = (0..len as u64).map(|i| u.symmetric(i) as f32).collect();
         Tensor::from_data(TensorData::new(values, shape), &Device::flex())
     }
 
