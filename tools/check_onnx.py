@@ -91,7 +91,7 @@ def main():
                 print(f"{name:24} {error.stderr.decode().strip().splitlines()[0]}", flush=True)
                 failed += 1
                 continue
-            wrong = max(folded, kept) > TOLERANCE
+            wrong = not (folded <= TOLERANCE and kept <= TOLERANCE)
             failed += wrong
             print(f"{name:24} {folded:9.1e} {kept:9.1e} {size:7.1f}{'  WRONG' if wrong else ''}", flush=True)
     sys.exit(int(failed > 0))

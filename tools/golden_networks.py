@@ -2,8 +2,8 @@
 
     golden_networks.py OUTDIR [NAME...] [--search]
 
-Nothing but results is stored: parameters and input follow from names and shapes, by `uniform` and
-`parameter` below. All of it is computed in float64 and rounded once to float32. The reference is
+Nothing but results is stored: parameters and input follow from names and shapes, by
+formula.py. All of it is computed in float64 and rounded once to float32. The reference is
 PyTorch in float64 on those rounded parameters; `f32_error` in the metadata is PyTorch's own error
 in float32, relative to the largest value of the tensor.
 """

@@ -303,22 +303,6 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Copies a few values, most of them in pieces that need no call.
-///
-/// # Safety
-/// `len` values can be read and written, and do not overlap.
-unsafe fn copy_short(from: *const f32, to: *mut f32, len: usize) {
-    const PIECE: usize = 16;
-    let whole = len - len % PIECE;
-    // SAFETY: by the caller's word; arrays of `f32` are aligned as these are.
-    unsafe {
-        for at in (0..whole).step_by(PIECE) {
-            *to.add(at).cast::<[f32; PIECE]>() = *from.add(at).cast::<[f32; PIECE]>();
-        }
-        to.add(whole).copy_from_nonoverlapping(from.add(whole), len - whole);
-    }
-}
-
 /// A block in `f32`. Filtered pixels lie panel by panel, each `[pixels, stride]`.
 struct Full<'a> {
     block: &'a InvertedResidual,
@@ -338,11 +322,11 @@ impl Stages for Full<'_> {
     }
 
     fn out_panels(&self) -> usize {
-        self.block.project.as_ref().map_or(&self.block.panels, |(packed, _)| &packed.panels).len()
+        self.block.project.as_ref().map_or(0, |(packed, _)| packed.panels.len())
     }
 
     fn filtered_len(&self, _: &Plan) -> usize {
-        self.block.panels.len() * self.filtered
+        self.block.project.as_ref().map_or(0, |_| self.block.panels.len() * self.filtered)
     }
 
     fn spare_len(&self, _: &Plan, rows: usize) -> usize {
@@ -409,26 +393,32 @@ impl Stages for Full<'_> {
         i: usize,
         [y, line]: [usize; 2],
         inputs: &[*const f32],
-        filtered: *mut f32,
+        (filtered, map): (*mut f32, *mut f32),
         _: &mut [f32],
     ) {
         let (panel, d) = (&self.block.panels[i], &plan.shape.depthwise);
-        let out = i * self.filtered + line * plan.out_size[1] * plan.stride;
+        let (width, channels) = (plan.out_size[1], plan.shape.out_channels);
+        let (out, out_stride) = match self.block.project {
+            Some(_) => {
+                let at = i * self.filtered + line * width * plan.stride;
+                (filtered.wrapping_add(at), plan.stride)
+            }
+            None => (map.wrapping_add(y * width * channels + panel.start), channels),
+        };
         let row = Row {
             inputs,
             in_stride: plan.stride,
             taps: self.block.taps[d.kernel[0] * d.kernel[1] * panel.start..].as_ptr(),
             tap_stride: panel.width,
-            out: filtered.wrapping_add(out),
-            out_stride: plan.stride,
+            out,
+            out_stride,
             channels: panel.width,
             exit: self.block.filter.exit(panel.start, std::ptr::null()),
         };
         // SAFETY: the inputs are as wide as taps reach by the caller's word; `out` is a line.
         unsafe { plan.kernel.run(self.block.isa, y, &row) };
         if let Some(curve) = self.block.filter.curve {
-            let (count, stride) = (plan.out_size[1], plan.stride);
-            let pixels = Pixels { count, stride, channels: panel.width };
+            let pixels = Pixels { count: width, stride: out_stride, channels: panel.width };
             // SAFETY: what was just written.
             unsafe { bend_pixels(self.block.isa, row.out, pixels, curve) };
         }
@@ -444,16 +434,7 @@ impl Stages for Full<'_> {
         maps: &Maps<f32>,
     ) {
         let (isa, channels) = (self.block.isa, plan.shape.out_channels);
-        let Some((packed, finish)) = &self.block.project else {
-            let panel = &self.block.panels[i];
-            let filtered = filtered.wrapping_add(i * self.filtered);
-            for pixel in pixels {
-                let to = maps.y.wrapping_add((begin + pixel) * channels + panel.start);
-                // SAFETY: by the caller's word; the panel's channels of a filtered pixel.
-                unsafe { copy_short(filtered.add(pixel * plan.stride), to, panel.width) };
-            }
-            return;
-        };
+        let Some((packed, finish)) = &self.block.project else { return };
         let panel = &packed.panels[i];
         for (pixel, count) in cut(pixels.len(), isa.tile_rows(panel.vectors)) {
             let pixel = pixels.start + pixel;
@@ -680,8 +661,16 @@ pub(crate) mod tests {
             for isa in Isa::available() {
                 let exact = by_layers(isa, &shape, &x, &stages, None);
                 let mut y = vec![f32::NAN; shape.output_len()];
-                InvertedResidual::on(isa, &shape, stages).run(&shape, &x, None, &mut y);
+                let block = InvertedResidual::on(isa, &shape, stages);
+                block.run(&shape, &x, None, &mut y);
                 assert!(y == exact, "{isa:?} {sizes:?} {kind:?}");
+                let mut again = vec![f32::NAN; y.len()];
+                on_threads(3, || block.run(&shape, &x, None, &mut again));
+                assert!(again == y);
+                let one = self::shape(sizes, kind, 1);
+                let mut alone = vec![f32::NAN; one.output_len()];
+                block.run(&one, &x[one.input_len()..], None, &mut alone);
+                assert!(alone == y[one.output_len()..]);
             }
         }
     }

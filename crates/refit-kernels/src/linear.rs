@@ -20,12 +20,17 @@ const MANY: usize = 1 << 18;
 /// second-level cache.
 const DEPTH: usize = 2048;
 
-/// Rows of weights that a task takes, and that are copied together.
+/// Rows of weights that a task takes at most, whole tiles of them.
 const ROWS: usize = 112;
+
+/// Columns of weights that a task takes at most.
+const COLUMNS: usize = 512;
+
+/// Rows of weights that are copied together.
 const COPIED: usize = 32;
 
-/// Columns of weights that a task takes.
-const COLUMNS: usize = 512;
+/// Tasks wanted at least.
+const TASKS: usize = 8;
 
 /// `y = x w'` and its gradients.
 #[derive(Debug, Clone, Copy)]
@@ -64,41 +69,58 @@ impl Linear {
         self.check(x.len(), weight.len(), y.len());
         let Self { isa, n, inputs, outputs } = *self;
         let packed = Packed::new(isa, inputs, n, |k, i| x[i * inputs + k]);
+        // Whole panels of sums: their columns, one behind the other.
+        let columns = packed.weights.len() / inputs;
         let y = Shared::new(y);
-        parallel(outputs.div_ceil(ROWS), |task| {
-            let rows = task * ROWS..((task + 1) * ROWS).min(outputs);
-            for panel in &packed.panels {
-                let width = panel.vectors * isa.lanes();
-                with_scratch(ROWS * width, |sums| {
-                    for first in (0..inputs).step_by(DEPTH) {
-                        let run = Run { offset: 0, len: DEPTH.min(inputs - first) };
-                        for (row, count) in cut(rows.len(), isa.tile_rows(panel.vectors)) {
-                            let tile = Tile {
-                                a: weight[(rows.start + row) * inputs + first..].as_ptr(),
-                                a_stride: inputs,
-                                runs: &[run],
-                                b: packed.weights[panel.offset + first * width..].as_ptr(),
-                                c: sums[row * width..].as_mut_ptr(),
-                                c_stride: width,
-                                n: width,
-                                goes_on: first > 0,
-                                exit: TileExit::NONE,
-                                ahead: Ahead::NOTHING,
-                            };
-                            // SAFETY: `isa` is this CPU's; rows of weights, the panel and the sums
-                            // hold the tile's extent.
-                            unsafe { run_tile(isa, count, panel.vectors, &tile) };
+        let most = self.rows();
+        parallel(outputs.div_ceil(most), |task| {
+            let rows = task * most..((task + 1) * most).min(outputs);
+            with_scratch(rows.len() * columns, |sums| {
+                for first in (0..inputs).step_by(DEPTH) {
+                    let run = Run { offset: 0, len: DEPTH.min(inputs - first) };
+                    // Panels come last, so that weights are read from memory once.
+                    for (row, count) in cut(rows.len(), isa.tile_rows(2)) {
+                        for panel in &packed.panels {
+                            let width = panel.vectors * isa.lanes();
+                            for (i, count) in cut(count, isa.tile_rows(panel.vectors)) {
+                                let row = row + i;
+                                let at = row * columns + panel.offset / inputs;
+                                let tile = Tile {
+                                    a: weight[(rows.start + row) * inputs + first..].as_ptr(),
+                                    a_stride: inputs,
+                                    runs: &[run],
+                                    b: packed.weights[panel.offset + first * width..].as_ptr(),
+                                    c: sums[at..].as_mut_ptr(),
+                                    c_stride: columns,
+                                    n: width,
+                                    goes_on: first > 0,
+                                    exit: TileExit::NONE,
+                                    ahead: Ahead::NOTHING,
+                                };
+                                // SAFETY: `isa` is this CPU's; rows of weights, the panel and the
+                                // sums hold the tile's extent.
+                                unsafe { run_tile(isa, count, panel.vectors, &tile) };
+                            }
                         }
                     }
-                    for (sums, row) in sums.chunks_exact(width).zip(rows.clone()) {
-                        for (i, sum) in sums[..panel.width].iter().enumerate() {
+                }
+                for (sums, row) in sums.chunks_exact(columns).zip(rows) {
+                    for panel in &packed.panels {
+                        let sums = &sums[panel.offset / inputs..][..panel.width];
+                        for (i, sum) in sums.iter().enumerate() {
                             // SAFETY: no other task has these outputs.
                             unsafe { *y.ptr().add((panel.start + i) * outputs + row) = *sum };
                         }
                     }
-                });
-            }
+                }
+            });
         });
+    }
+
+    /// Rows of weights that a task takes.
+    fn rows(&self) -> usize {
+        let tile = self.isa.tile_rows(2);
+        self.outputs.div_ceil(TASKS).next_multiple_of(tile).min(ROWS.next_multiple_of(tile))
     }
 
     /// `dx`, `[n, inputs]`, from `dy`, `[n, outputs]`.
@@ -107,8 +129,9 @@ impl Linear {
         let Self { isa, n, inputs, outputs } = *self;
         let width = 2 * isa.lanes();
         let dx = Shared::new(dx);
-        parallel(inputs.div_ceil(COLUMNS), |task| {
-            let columns = task * COLUMNS..((task + 1) * COLUMNS).min(inputs);
+        let most = inputs.div_ceil(TASKS).next_multiple_of(width).min(COLUMNS);
+        parallel(inputs.div_ceil(most), |task| {
+            let columns = task * most..((task + 1) * most).min(inputs);
             with_scratch(COPIED * width, |panel| {
                 for first in (0..outputs).step_by(COPIED) {
                     let depth = COPIED.min(outputs - first);
@@ -151,8 +174,9 @@ impl Linear {
             row.iter_mut().zip(dy[o..].iter().step_by(outputs)).for_each(|(t, v)| *t = *v);
         }
         let dw = Shared::new(dw);
-        parallel(outputs.div_ceil(ROWS), |task| {
-            let rows = task * ROWS..((task + 1) * ROWS).min(outputs);
+        let most = self.rows();
+        parallel(outputs.div_ceil(most), |task| {
+            let rows = task * most..((task + 1) * most).min(outputs);
             for (row, count) in cut(rows.len(), isa.tile_rows(2)) {
                 let row = rows.start + row;
                 for panel in &packed.panels {
@@ -232,6 +256,25 @@ mod tests {
                 }
                 assert!(found == all(3), "threads");
             }
+        }
+    }
+
+    /// From one vector more on, the general kernels do it: with the same bits, so that a vector does
+    /// not depend on how many others there are.
+    #[test]
+    fn the_general_kernels_give_the_same_bits() {
+        let (few, many) = (shape([FEW, 2100, 130]), shape([FEW + 1, 2100, 130]));
+        let (x, w) = (values(many.input_len(), 1), values(few.weight_len(), 2));
+        let dy = values(many.output_len(), 3);
+        let run = |s: &ConvShape| {
+            let mut y = vec![f32::NAN; s.output_len()];
+            crate::convolve_once(s, &x[..s.input_len()], None, &w, &mut y);
+            let mut dx = vec![f32::NAN; s.input_len()];
+            crate::input_gradient(s, &w, &dy[..s.output_len()], &mut dx);
+            [y, dx]
+        };
+        for (few, many) in run(&few).iter().zip(run(&many)) {
+            assert!(*few == many[..few.len()]);
         }
     }
 

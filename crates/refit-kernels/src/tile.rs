@@ -278,13 +278,10 @@ on_isa! {
     ///
     /// # Safety
     /// As [`tile`]; `sums` are vectors of `isa`.
-    fn finish<S, const NR: usize>(sums: *mut f32, rows: usize, t: &Tile) {
-        let sums = std::slice::from_raw_parts_mut(sums.cast::<[S::V; NR]>(), rows);
+    fn finish<S, const NR: usize>(sums: *const f32, rows: usize, t: &Tile) {
+        let sums = std::slice::from_raw_parts(sums.cast::<[S::V; NR]>(), rows);
         match &t.exit.gather {
-            Gather::Nothing => match t.exit.curve {
-                None => activate::<S, NR>(sums, t),
-                Some(curve) => bend::<S, NR>(sums, t, curve),
-            },
+            Gather::Nothing => activate::<S, NR>(sums, t),
             Gather::Moments { to, stride, before } => {
                 activate::<S, NR>(sums, t);
                 add_moments::<S, NR>(sums, *to, *stride, *before);
@@ -296,7 +293,7 @@ on_isa! {
     }
 }
 
-/// Adds the residual and applies the activation.
+/// Adds the residual, applies the activation and then the curve.
 ///
 /// # Safety
 /// As [`tile`].
@@ -313,35 +310,11 @@ unsafe fn activate<S: Simd, const NR: usize>(sums: &[[S::V; NR]], t: &Tile) {
                 if !t.exit.residual.is_null() {
                     v = S::add(v, load::<S, NR>(residual, t.n, j));
                 }
-                let c = t.c.wrapping_add(i * t.c_stride);
-                store::<S, NR>(t, c, j, S::clamp(v, low, high));
-            }
-        }
-    }
-}
-
-/// Adds the residual, applies the activation and then the curve.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn bend<S: Simd, const NR: usize>(sums: &mut [[S::V; NR]], t: &Tile, curve: Curve) {
-    let (low, high) = t.exit.activation.bounds();
-    // SAFETY: by the caller's word.
-    unsafe {
-        let (low, high) = (S::splat(low), S::splat(high));
-        for (i, row) in sums.iter_mut().enumerate() {
-            let residual = t.exit.residual.wrapping_add(i * t.c_stride);
-            for (j, v) in row.iter_mut().enumerate() {
-                if !t.exit.residual.is_null() {
-                    *v = S::add(*v, load::<S, NR>(residual, t.n, j));
+                v = S::clamp(v, low, high);
+                if let Some(curve) = t.exit.curve {
+                    v = curve.of_vector::<S>(v);
                 }
-                *v = curve.of_vector::<S>(S::clamp(*v, low, high));
-            }
-        }
-        for (i, row) in sums.iter().enumerate() {
-            for (j, v) in row.iter().enumerate() {
-                store::<S, NR>(t, t.c.wrapping_add(i * t.c_stride), j, *v);
+                store::<S, NR>(t, t.c.wrapping_add(i * t.c_stride), j, v);
             }
         }
     }

@@ -552,13 +552,29 @@ pub(crate) fn convolve(
     y: &mut [f32],
 ) {
     let plan = Plan::forward(shape);
-    let Some(curve) = exit.curve else {
+    if exit.curve.is_none() {
         return run(plan, Schedule::of(&plan), (x, entry), filter, End::Exit(exit), y, None);
-    };
-    // Some images at a time, so that they are bent while they are in the cache.
+    }
+    let given = shape.output_len() / shape.batch.max(1);
+    bent(shape, x, entry, filter, exit, y, (BENT / given.max(1)).max(1));
+}
+
+/// A convolution whose exit has a curve: some images at a time, so that they are bent while they are in
+/// the cache.
+fn bent(
+    shape: &ConvShape,
+    x: &[f32],
+    entry: Option<Entry>,
+    filter: &Filter,
+    exit: Exit,
+    y: &mut [f32],
+    images: usize,
+) {
+    assert_eq!(x.len(), shape.input_len(), "winograd: length of the input");
     assert_eq!(y.len(), shape.output_len(), "winograd: length of the output");
-    let [taken, given] = [shape.input_len(), shape.output_len()].map(|l| l / shape.batch.max(1));
-    let images = (BENT / given.max(1)).max(1);
+    let whole = exit.residual.is_none_or(|r| r.len() == y.len());
+    assert!(whole, "winograd: length of `residual`");
+    let [taken, given] = [x.len(), y.len()].map(|len| len / shape.batch.max(1));
     for first in (0..shape.batch).step_by(images) {
         let batch = images.min(shape.batch - first);
         let plan = Plan::forward(&ConvShape { batch, ..*shape });
@@ -566,7 +582,7 @@ pub(crate) fn convolve(
         let end = End::Exit(Exit { residual: exit.residual.map(|r| &r[part.clone()]), ..exit });
         let (x, y) = (&x[first * taken..][..batch * taken], &mut y[part]);
         run(plan, Schedule::of(&plan), (x, entry), filter, end, y, None);
-        bend(y, curve);
+        exit.curve.into_iter().for_each(|curve| bend(y, curve));
     }
 }
 
@@ -747,6 +763,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn images_are_bent_together_or_alone() {
+        let s = shape(5, [9, 10], [16, 20], [(1, 1); 2]);
+        let (x, w) = (normal(s.input_len(), 1, 1.0), weights(&s));
+        let residual = normal(s.output_len(), 6, 1.0);
+        let exit = Exit { residual: Some(&residual), curve: Some(Curve::Silu), ..Exit::default() };
+        let filter = Filter::new(Isa::widest(), &s, &w);
+        let run = |images: usize| {
+            let mut y = vec![f32::NAN; s.output_len()];
+            bent(&s, &x, None, &filter, exit, &mut y, images);
+            y
+        };
+        let all = run(5);
+        assert!(all.iter().all(|v| v.is_finite()));
+        assert!([1, 2].into_iter().all(|images| run(images) == all));
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct FitOptions<'a> {
     pub seed: u64,
     /// When no further epoch may begin, counted as seconds of `started`.
     pub time_budget: Option<f64>,
+    /// Whether the network that training begins with competes, by accuracy, as epoch 0.
+    pub floor: bool,
     /// When the run began.
     pub started: Instant,
     /// Where checkpoints go; none keeps them in memory only.
@@ -116,6 +118,10 @@ pub fn fit(
 ) -> Result<Fitted, LearnError> {
     options.precision.check()?;
     let mut state = State::begin(net, options)?;
+    if options.floor && state.history.is_empty() {
+        let metrics = feed.validate(&state.net)?;
+        state.judge(metrics.as_ref(), true);
+    }
     let training = Training::new_in(&state.net, options.precision);
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
@@ -125,7 +131,7 @@ pub fn fit(
             state.train_epoch(feed, &training, options, watch)
         })?;
         let metrics = feed.validate(&state.net)?;
-        state.judge(metrics.as_ref());
+        state.judge(metrics.as_ref(), options.floor);
         state.keep(options)?;
         (options.log)(&state.history)?;
         watch.event(Event::Note(describe(&state.history[epoch - 1], epochs)));
@@ -286,10 +292,15 @@ impl State {
         Ok((loss.into_scalar(), norm))
     }
 
-    /// Takes note of how the epoch did; without validation images the last weights are the best.
-    fn judge(&mut self, metrics: Option<&Metrics>) {
+    /// Takes note of how the epoch did; without validation images the last weights are the best. With
+    /// a floor the most accurate are, of equally accurate ones those with the lower loss.
+    fn judge(&mut self, metrics: Option<&Metrics>, by_accuracy: bool) {
         let epoch = self.history.len();
-        let loss = metrics.map_or(f64::NEG_INFINITY, |m| m.loss);
+        // Losses of equally many hits differ by less than one hit counts for.
+        const HIT: f64 = 1e3;
+        let penalty =
+            |m: &Metrics| if by_accuracy { HIT * (1.0 - m.top1) * m.samples as f64 } else { 0.0 };
+        let loss = metrics.map_or(f64::NEG_INFINITY, |m| m.loss + penalty(m));
         if let (Some(last), Some(metrics)) = (self.history.last_mut(), metrics) {
             (last.val_loss, last.val_top1) = (Some(metrics.loss), Some(metrics.top1));
         }

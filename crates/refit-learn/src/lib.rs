@@ -3,6 +3,8 @@
 //! [`train`] carries out [`Settings`] and gives an [`Outcome`]: a [`Model`], what it can do, and
 //! what it cost. Nothing prints; a [`Watch`] is told what goes on.
 
+pub mod advice;
+pub mod calibrate;
 mod error;
 mod evaluate;
 mod extract;
@@ -27,6 +29,8 @@ pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, prepro
 pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
 pub use pulled::{PulledFolder, PulledFrom};
 pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
-pub use train::{Outcome, Report, RunContext, Seconds, read_settings, train};
+pub use train::{
+    Choice, Outcome, Report, RunContext, Seconds, Trial, advise, auto, read_settings, train,
+};
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

@@ -147,6 +147,10 @@ pub struct Settings {
     /// Seconds after which no further epoch begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_budget: Option<f64>,
+    /// Whether the network with a head solved for, with which training begins, competes with what the
+    /// epochs make of it, by accuracy on the validation images.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub floor: bool,
     /// Edits of the network before anything is trained; what they freeze stays frozen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
@@ -263,6 +267,7 @@ impl Settings {
             precision: Precision::F32,
             head: HeadKind::Linear,
             keep_classes: false,
+            floor: false,
             views: 2,
             seed: 0,
             strict: false,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_learn::{
     Card, Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions, Settings, Strategy,
-    Watch, train,
+    Watch, advise, auto, train,
 };
 use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
@@ -617,4 +617,103 @@ fn a_gif_is_used_and_said_so() {
     let outcome = train(&small(dir.path(), Strategy::Features), &context(None), &log).unwrap();
     assert!(log.says("trap.jpg: a GIF is used like any image"));
     assert_eq!((outcome.report.images, outcome.report.skipped.len()), (9, 0));
+}
+
+#[test]
+fn auto_tries_the_advice_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[8, 8, 8]);
+    let settings = |strategy, from: Option<&str>| Settings {
+        unfreeze_from: from.map(str::to_owned),
+        ..small(&data, strategy)
+    };
+    let whole = dir.path().join("whole");
+    let log = Log::default();
+    let (choice, outcome) = auto(&settings, &context(Some(whole.clone())), &log).unwrap();
+    assert!(choice.trials.len() >= 2, "{choice:?}");
+    assert!(choice.trials.iter().any(|t| t.candidate.strategy == Strategy::Features));
+    assert!(choice.trials.windows(2).all(|pair| pair[0].loss <= pair[1].loss));
+    assert_eq!(choice.chosen, choice.trials[0].candidate);
+    assert_eq!(outcome.report.strategy, choice.chosen.strategy);
+    assert!(log.says("advice: few images") && log.says("strategy: "));
+    let text = fs::read_to_string(whole.join("advice.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["chosen"]["strategy"], choice.chosen.strategy.name());
+    assert_eq!(json["advice"]["amount"]["by_class"].as_array().unwrap().len(), 3);
+
+    // The same seed chooses and learns the same.
+    let again = dir.path().join("again");
+    auto(&settings, &context(Some(again.clone())), &()).unwrap();
+    let model = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(model(&whole) == model(&again));
+    let error = auto(&settings, &context(Some(whole)), &()).unwrap_err();
+    assert!(matches!(error, LearnError::RunExists { .. }), "{error}");
+}
+
+#[test]
+fn without_time_for_more_auto_is_features() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[6, 6]);
+    let settings = |strategy, _: Option<&str>| Settings {
+        time_budget: Some(1e-3),
+        ..small(dir.path(), strategy)
+    };
+    let log = Log::default();
+    let (choice, outcome) = auto(&settings, &context(None), &log).unwrap();
+    assert_eq!(choice.chosen.strategy, Strategy::Features);
+    assert!(choice.trials.is_empty() && log.says("--time-budget allows more"));
+    assert_eq!(outcome.report.strategy, Strategy::Features);
+}
+
+#[test]
+fn with_a_floor_training_does_not_end_below_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[10, 10, 10]);
+    let mut settings = Settings { floor: true, ..small(dir.path(), Strategy::FineTune) };
+    // Steps that ruin everything.
+    settings.training.learning_rate = 1.0;
+    settings.training.lowest_rate = 1.0;
+    let outcome = train(&settings, &context(None), &()).unwrap();
+    let features = train(&small(dir.path(), Strategy::Features), &context(None), &()).unwrap();
+    let top1 = |outcome: &Outcome| outcome.report.val.as_ref().unwrap().top1;
+    assert!(top1(&outcome) >= top1(&features));
+    assert_eq!(outcome.report.best_epoch, Some(0));
+    assert_eq!(outcome.history.len(), 2);
+    let without = Settings { floor: false, ..settings };
+    let ruined = train(&without, &context(None), &()).ok();
+    assert!(ruined.is_none_or(|ruined| top1(&ruined) < top1(&outcome)));
+}
+
+#[test]
+fn advice_needs_no_batch_norms_and_no_old_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6, 1]);
+    let (mut g, x) = Builder::new("plain", Shape::map(3, 32, 32));
+    let y = g.conv("conv", x, Conv { bias: true, ..Conv::k3(8).stride(2) });
+    let y = g.relu("relu", y);
+    let y = g.global_avg_pool("pool", y);
+    let y = g.linear("fc", y, 3);
+    let network = Network::initialize(g.finish(y, "fc").unwrap(), 1, &Default::default());
+    let lite = zoo::find("efficientnet_lite0").unwrap();
+    let card = Card { classes: vec![], ..Model::random(lite, 0, &Default::default()).card };
+    let file = dir.path().join("plain.safetensors");
+    Model { network, card }.save(&file).unwrap();
+    let settings = Settings {
+        weights: Some(file),
+        backbone: "plain".into(),
+        ..small(&data, Strategy::Features)
+    };
+    let advice = advise(&settings, &context(None), &()).unwrap();
+    assert!(advice.similarity.is_none() && advice.energy.is_none() && advice.leep.is_none());
+    assert_eq!(advice.transfer.len(), 1);
+    assert!(advice.conclusion.rule.contains("not known"), "{:?}", advice.conclusion);
+    let tiny = dir.path().join("tiny.safetensors");
+    self::tiny(["a", "b", "c"]).save(&tiny).unwrap();
+    let settings = Settings { weights: Some(tiny), backbone: "tiny".into(), ..settings };
+    let advice = advise(&settings, &context(None), &()).unwrap();
+    let similarity = advice.similarity.unwrap();
+    assert_eq!((similarity.divergence.len(), similarity.own_reference), (1, false));
+    assert!(similarity.distance.is_finite() && advice.energy.is_some());
 }

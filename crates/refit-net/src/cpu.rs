@@ -29,7 +29,7 @@ pub(crate) fn runs_on(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// What a kernel applies in its registers, and what is left for a pass of its own.
+/// What kernels clamp, and what they bend then: in a convolution's exit, else in a pass of its own.
 pub(crate) fn parted(activation: Activation) -> (refit_kernels::Activation, Option<Curve>) {
     use refit_kernels::Activation::{Identity, Relu, Relu6};
     match activation {

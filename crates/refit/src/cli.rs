@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, edit, embed, evaluate, export, import, info, layers, models, predict, pull, run, train,
+    advise, bench, edit, embed, evaluate, export, import, info, layers, models, predict, pull, run,
+    train,
 };
 use crate::machine::Machine;
 
@@ -39,6 +40,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Train(Box<train::Train>),
+    Advise(advise::Advise),
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),
     Embed(embed::Embed),

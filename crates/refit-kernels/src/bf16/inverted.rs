@@ -263,7 +263,7 @@ impl Stages for Half<'_> {
         i: usize,
         [y, line]: [usize; 2],
         inputs: &[*const f32],
-        filtered: *mut f32,
+        (filtered, _): (*mut f32, *mut u16),
         spare: &mut [f32],
     ) {
         let (panel, d) = (&self.block.panels[i], &plan.shape.depthwise);

@@ -58,6 +58,7 @@ pub(crate) fn shapes() -> Vec<ConvShape> {
         square(2, 15, [31, 17], 1, 1),
         square(2, 15, [17, 5], 1, 2),
         square(33, 1, [100, 48], 1, 1),
+        square(5, 1, [600, 500], 1, 1),
         square(1, 23, [5, 16], 1, 3),
         ConvShape { groups: 4, ..square(2, 9, [16, 32], 3, 1) },
         ConvShape { padding: [(0, 0); 2], ..square(2, 12, [16, 16], 3, 1) },

@@ -149,21 +149,22 @@ pub fn convolve_once(
     y: &mut [f32],
 ) {
     match Linear::of(Isa::widest(), shape) {
-        Some(linear) => linear.forward(&entered(x, entry), weight, y),
+        Some(linear) => linear.forward(&entered(shape, x, entry), weight, y),
         None => convolve(shape, x, entry, &Filter::new(shape, weight), Exit::default(), y),
     }
 }
 
 /// A map behind its entry.
-pub(super) fn entered<'a>(x: &'a [f32], entry: Option<Entry>) -> Cow<'a, [f32]> {
-    match needed(entry) {
-        None => Cow::Borrowed(x),
-        entry => {
-            let mut y = vec![0.0; x.len()];
-            enter(Entering { x, entry }, None, Activation::Identity, &mut y);
-            Cow::Owned(y)
-        }
-    }
+///
+/// # Panics
+/// If the entry has not a factor and a summand for each channel.
+pub(super) fn entered<'a>(shape: &ConvShape, x: &'a [f32], entry: Option<Entry>) -> Cow<'a, [f32]> {
+    let Some(entry) = needed(entry) else { return Cow::Borrowed(x) };
+    assert_eq!(entry.scale.len(), shape.channels, "convolve: length of the entry's scale");
+    assert_eq!(entry.shift.len(), shape.channels, "convolve: length of the entry's shift");
+    let mut y = vec![0.0; x.len()];
+    enter(Entering { x, entry: Some(entry) }, None, Activation::Identity, &mut y);
+    Cow::Owned(y)
 }
 
 /// `y = convolution(entry(x), filter)`, and the mean and variance of each channel of `y`.
@@ -424,9 +425,11 @@ mod tests {
             };
             for isa in Isa::available() {
                 let exit = Exit { residual: None, ..case.exit() };
-                let all = case.convolve(isa, None, exit);
-                let one = alone.convolve(isa, None, exit);
-                assert_eq!(all[..one.len()], one, "{isa:?}");
+                for exit in [exit, bent(exit)] {
+                    let all = case.convolve(isa, None, exit);
+                    let one = alone.convolve(isa, None, exit);
+                    assert_eq!(all[..one.len()], one, "{isa:?}");
+                }
                 let filter = Filter::on(isa, &shape, &case.weight);
                 let mut y = Buffer::stale(shape.output_len());
                 let moments = convolve_with_moments(&shape, &case.x, None, &filter, &mut y);
@@ -452,6 +455,15 @@ mod tests {
         let other = ConvShape { out_channels: case.shape.out_channels + 1, ..case.shape };
         let mut y = vec![0.0; other.output_len()];
         convolve(&other, &case.x, None, &filter, Exit::default(), &mut y);
+    }
+
+    #[test]
+    #[should_panic(expected = "length of the entry's scale")]
+    fn an_entry_of_other_channels_is_refused() {
+        let shape = ConvShape { batch: 1, channels: 600, out_channels: 500, ..shapes()[7] };
+        let (x, weight) = (vec![0.0; shape.input_len()], vec![0.0; shape.weight_len()]);
+        let entry = Entry { scale: &[1.0; 300], shift: &[0.0; 300], activation: Activation::Relu };
+        convolve_once(&shape, &x, Some(entry), &weight, &mut vec![0.0; shape.output_len()]);
     }
 
     #[test]

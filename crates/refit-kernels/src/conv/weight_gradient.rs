@@ -39,7 +39,7 @@ pub fn weight_gradient(
         return winograd::weight_gradient(isa, shape, x, entry, dy, dw);
     }
     if let Some(linear) = Linear::of(isa, shape) {
-        return linear.weight_gradient(&entered(x, entry), dy, dw);
+        return linear.weight_gradient(&entered(shape, x, entry), dy, dw);
     }
     sum_directly(isa, shape, x, entry, dy, dw);
 }

@@ -50,12 +50,12 @@ pub(super) fn convolve_on(
 ) {
     let job = job(isa, shape, x, entry, filter, exit, y);
     let kernel = correlation(shape);
-    let (written, stride) = (Shared::new(y), shape.channels);
-    job.run(&kernel, job.cut(&kernel), y, |group: Group| {
+    let (out, stride) = (Shared::new(y), shape.channels);
+    job.run(&kernel, job.cut(&kernel), out, |group: Group| {
         if let Some(curve) = exit.curve {
             let pixels = Pixels { count: group.pixels, stride, channels: group.channels };
             // SAFETY: the group's rows and channels are this task's.
-            unsafe { bend_pixels(isa, written.ptr().add(group.start), pixels, curve) };
+            unsafe { bend_pixels(isa, out.ptr().add(group.start), pixels, curve) };
         }
     });
 }
@@ -72,13 +72,13 @@ pub(super) fn convolve_with_moments_on(
     let kernel = correlation(shape);
     let (cut, c) = (job.cut(&kernel), shape.channels);
     with_scratch(job.groups(cut).count() * 2 * c, |partials| {
-        let (written, parts) = (Shared::new(y), Shared::new(partials));
-        job.run(&kernel, cut, y, |group: Group| {
+        let (out, parts) = (Shared::new(y), Shared::new(partials));
+        job.run(&kernel, cut, out, |group: Group| {
             let pixels = Pixels { count: group.pixels, stride: c, channels: group.channels };
             // SAFETY: the group's rows are the caller's, and so are its channels of its part.
             unsafe {
                 let mean = parts.ptr().add(group.index * 2 * c + group.first);
-                gather_moments(isa, written.ptr().add(group.start), pixels, mean, mean.add(c));
+                gather_moments(isa, out.ptr().add(group.start), pixels, mean, mean.add(c));
             }
         });
         fold_moments(partials, job.groups(cut), c)

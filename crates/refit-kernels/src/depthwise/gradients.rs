@@ -140,12 +140,12 @@ impl<'a> Backward<'a> {
     ) -> GradientSums {
         let (cut, c) = (job.cut(kernel), job.channels);
         let Some(through) = through else {
-            job.run(kernel, cut, dx, |_| ());
+            job.run(kernel, cut, Shared::new(dx), |_| ());
             return GradientSums { sum: Vec::new(), product: Vec::new() };
         };
         with_scratch(job.groups(cut).count() * 2 * c, |sums| {
-            let (written, parts) = (Shared::new(dx), Shared::new(sums));
-            job.run(kernel, cut, dx, |group| self.pass(through, group, written, parts));
+            let (out, parts) = (Shared::new(dx), Shared::new(sums));
+            job.run(kernel, cut, out, |group| self.pass(through, group, out, parts));
             fold_gradient(sums, c)
         })
     }

@@ -289,17 +289,16 @@ impl Job<'_> {
         (0..self.batch).flat_map(move |_| rows.clone()).map(move |rows| rows * width)
     }
 
-    /// Makes `y`, and calls `after` with every group of rows, from the thread that wrote it.
+    /// Makes the output, as long as the job says, and calls `after` with every group of rows, from the thread that wrote it.
     pub(super) fn run(
         &self,
         kernel: &impl RowKernel,
         cut: Cut,
-        y: &mut [f32],
+        out: Shared,
         after: impl Fn(Group) + Sync,
     ) {
         let blocks = self.channels.div_ceil(cut.block);
         let strips = self.out_size[0].div_ceil(cut.strip);
-        let out = Shared::new(y);
         parallel(self.batch * strips * blocks, |task| {
             let (image, strip, block) =
                 (task / blocks / strips, task / blocks % strips, task % blocks);

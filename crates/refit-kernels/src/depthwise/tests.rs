@@ -171,6 +171,12 @@ fn threads_and_other_images_change_no_bit() {
             (y, moments)
         });
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+        let bent = Exit { curve: Some(Curve::Silu), ..Exit::default() };
+        let curved = on_threads(|| forward(Isa::widest(), &shape, &data.x, &data, bent));
+        assert!(curved.windows(2).all(|pair| pair[0] == pair[1]));
+        for (x, y) in data.x.chunks(one.input_len()).zip(curved[0].chunks(one.output_len())) {
+            assert_eq!(forward(Isa::widest(), &one, x, &data, bent), y);
+        }
         for (x, y) in data.x.chunks(one.input_len()).zip(results[0].0.chunks(one.output_len())) {
             assert_eq!(forward(Isa::widest(), &one, x, &data, Exit::default()), y);
         }

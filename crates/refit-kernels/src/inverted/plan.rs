@@ -73,7 +73,8 @@ pub(crate) trait Stages: Sync {
         spare: &mut [f32],
     );
 
-    /// Filters row `at[0]` of the output, the `at[1]`th of a round, for panel number `i`.
+    /// Filters row `at[0]` of the output, the `at[1]`th of a round, for panel number `i`: to
+    /// the filtered pixels, or if there are no output panels to project them to, to the output.
     ///
     /// # Safety
     /// `inputs` are rows of the panel's ring; no one else touches these channels of this line.
@@ -83,7 +84,7 @@ pub(crate) trait Stages: Sync {
         i: usize,
         at: [usize; 2],
         inputs: &[*const f32],
-        filtered: *mut f32,
+        to: (*mut f32, *mut Self::Value),
         spare: &mut [f32],
     );
 
@@ -258,7 +259,7 @@ impl<'a> Plan<'a> {
                 let (i, image) = (task / batch, task % batch);
                 let filtered = filtered.ptr().wrapping_add(image * len);
                 // SAFETY: each task has its own panel of filtered pixels; `maps` are whole images.
-                unsafe { self.task_of_panel(stages, i, maps(image).x, filtered) };
+                unsafe { self.task_of_panel(stages, i, &maps(image), filtered) };
             });
             let blocks = pixels.div_ceil(PIXELS);
             parallel(batch * out_panels * blocks, |task| {
@@ -278,12 +279,12 @@ impl<'a> Plan<'a> {
     /// Expands and filters a panel's channels of a whole image.
     ///
     /// # Safety
-    /// `x` is an image; no one else touches these channels of `filtered`.
+    /// `maps` are whole images; no one else touches these channels of `filtered` and of `y`.
     unsafe fn task_of_panel<S: Stages>(
         &self,
         stages: &S,
         i: usize,
-        x: &[S::Value],
+        maps: &Maps<S::Value>,
         filtered: *mut f32,
     ) {
         let rows = 0..self.out_size[0];
@@ -293,13 +294,13 @@ impl<'a> Plan<'a> {
             let (ring, spare) = memory.split_at_mut(ring);
             self.clear_padding(ring);
             spare.fill(0.0);
-            stages.gather(self, x, needed.clone(), spare);
+            stages.gather(self, maps.x, needed.clone(), spare);
             let panel = &stages.panels()[i];
             stages.expanding(|| {
                 // SAFETY: by the caller's word; the ring has room for all rows.
                 unsafe {
-                    stages.expand(self, panel, x, needed, ring, spare);
-                    self.filter(stages, i, ring, rows, filtered, spare);
+                    stages.expand(self, panel, maps.x, needed, ring, spare);
+                    self.filter(stages, i, ring, rows, (filtered, maps.y), spare);
                 }
             });
         });
@@ -335,7 +336,8 @@ impl<'a> Plan<'a> {
                         // room for a round.
                         unsafe {
                             stages.expand(self, panel, maps.x, fresh.clone(), ring, spare);
-                            self.filter(stages, i, ring, round.clone(), filtered, spare);
+                            let to = (filtered, maps.y);
+                            self.filter(stages, i, ring, round.clone(), to, spare);
                         }
                     }
                 });
@@ -371,14 +373,14 @@ impl<'a> Plan<'a> {
     /// Filters a panel's channels: output rows from a ring.
     ///
     /// # Safety
-    /// The ring has the rows that these need; no one else touches these channels of `filtered`.
+    /// The ring has the rows that these need; no one else touches these channels of `filtered` and `y`.
     unsafe fn filter<S: Stages>(
         &self,
         stages: &S,
         i: usize,
         ring: &[f32],
         rows: Range<usize>,
-        filtered: *mut f32,
+        to: (*mut f32, *mut S::Value),
         spare: &mut [f32],
     ) {
         let d = &self.shape.depthwise;
@@ -394,7 +396,7 @@ impl<'a> Plan<'a> {
             inputs.clear();
             inputs.extend((0..d.kernel[0]).map(at));
             // SAFETY: the ring holds the rows by the caller's word, as wide as taps reach.
-            unsafe { stages.filter(self, i, [y, line], &inputs, filtered, spare) };
+            unsafe { stages.filter(self, i, [y, line], &inputs, to, spare) };
         }
     }
 }

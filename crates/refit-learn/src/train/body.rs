@@ -70,6 +70,7 @@ impl Run<'_> {
             class_weights: &self.class_weights(feed.labels()),
             seed: self.settings.seed,
             time_budget: self.settings.time_budget,
+            floor: self.settings.floor,
             started: self.started,
             checkpoints,
             resume: self.context.resume,

@@ -37,8 +37,8 @@ impl Run<'_> {
     pub(super) fn features(&self, start: &Start) -> Result<SplitFeatures, LearnError> {
         let samples = self.samples();
         let (train, rest) = samples.split_at(self.dataset.train.len());
-        let views =
-            if self.settings.strategy == Strategy::Features { self.settings.views } else { 1 };
+        let whole = self.settings.strategy == Strategy::Features || self.settings.floor;
+        let views = if whole { self.settings.views } else { 1 };
         let take = |samples: &[Sample], views: usize| {
             let options = ExtractOptions {
                 run: self.run_options(),

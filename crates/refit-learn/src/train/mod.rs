@@ -1,6 +1,8 @@
 //! A whole run: from settings and a folder of images to a model, its numbers and its folder.
 
+mod advise;
 mod as_is;
+mod auto;
 mod body;
 mod folder;
 mod head;
@@ -17,6 +19,8 @@ use refit_data::{Dataset, Preprocess, Sample, Skipped, Strictness, cache};
 use refit_net::{Edit, Network, Precision};
 use serde::{Deserialize, Serialize};
 
+pub use advise::advise;
+pub use auto::{Choice, Trial, auto};
 pub use folder::read_settings;
 
 use crate::error::LearnError;
@@ -117,9 +121,19 @@ pub fn train(
     watch: &dyn Watch,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
+    train_on(open_dataset(settings, watch)?, settings, context, watch)
+}
+
+/// Carries out a run on images that are listed already.
+fn train_on(
+    dataset: Dataset,
+    settings: &Settings,
+    context: &RunContext,
+    watch: &dyn Watch,
+) -> Result<Outcome, LearnError> {
+    settings.validate()?;
     let started = Instant::now();
     let device = Device::flex();
-    let dataset = open_dataset(settings, watch)?;
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;
     let run = Run { settings, context, watch, dataset, folder, started };
@@ -177,7 +191,7 @@ impl Run<'_> {
         let mut seconds = Seconds::default();
         self.warn_of_random_features(&start);
         let network = self.with_new_head(&start)?;
-        let (images, features) = if strategy.runs_frozen() {
+        let (images, features) = if strategy.runs_frozen() || self.settings.floor {
             let features = self.features(&start)?;
             seconds.features = features.learned.seconds + features.judged.seconds;
             (self.images_with(&features)?, Some(features))

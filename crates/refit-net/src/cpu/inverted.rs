@@ -159,7 +159,7 @@ impl Search<'_> {
             last_uses: steps.iter().flat_map(|s| s.last_uses.iter().copied()).collect(),
             ..last.clone()
         };
-        let block = self.pack(steps, &convs.shape(maps));
+        let block = self.pack(steps, &convs, &convs.shape(maps));
         let inverted = Inverted { convs, block };
         Some(Found { inverted, step, steps: steps.len(), input })
     }
@@ -180,7 +180,7 @@ impl Search<'_> {
             && !self.wanted.contains(&a.output)
     }
 
-    fn pack(&self, steps: &[Step], shape: &InvertedShape) -> Block {
+    fn pack(&self, steps: &[Step], convs: &Convs, shape: &InvertedShape) -> Block {
         let folded: Vec<(Floats, Floats)> = steps
             .iter()
             .map(|step| folded_conv(self.net, step.main, step.norm))
@@ -196,9 +196,9 @@ impl Search<'_> {
         });
         let mut next = || stages.next().expect("a stage for each convolution");
         let stages = BlockStages {
-            expand: shape.expand.map(|_| next()),
+            expand: convs.expand.map(|_| next()),
             depthwise: next(),
-            project: (steps.len() == 3 || shape.expand.is_none()).then(next),
+            project: convs.project.map(|_| next()),
         };
         match self.precision {
             Precision::F32 => Block::Full(InvertedResidual::new(shape, stages)),

@@ -730,6 +730,7 @@ impl WayBack {
         match what {
             What::Conv { shape, weight, learns, end } => {
                 let (g, stored) = self.end(end, gradient);
+                // A bias alone scales nothing: that spares a copy of the weights.
                 let stored = stored.filter(|passage| passage.scale.iter().any(|s| *s != 1.0));
                 let needed = stored.as_ref().filter(|_| self.tracked[&x]);
                 let scaled = needed.map(|passage| {

@@ -1,5 +1,6 @@
 //! A command a file.
 
+pub mod advise;
 pub mod bench;
 pub mod edit;
 pub mod embed;
@@ -22,6 +23,7 @@ use crate::machine::Machine;
 pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
     match command {
         Command::Train(train) => train.run(machine),
+        Command::Advise(advise) => advise.run(machine),
         Command::Predict(predict) => predict.run(machine),
         Command::Evaluate(evaluate) => evaluate.run(machine),
         Command::Embed(embed) => embed.run(machine),

@@ -1,5 +1,6 @@
 //! `refit train`: from a folder of images to a model.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,7 @@ checkpoints.",
   refit train --resume runs/first
 
 Strategies:
+  auto             what advice and short trials speak for; never below features
   features         all frozen but a new head; quick, and hard to beat
   partial          the layers from --unfreeze-from up are trained as well
   fine-tune        the head first, then all layers at low rates
@@ -106,9 +108,9 @@ struct TrainOptions {
     recipe: Option<PathBuf>,
 
     /// How the network is used, see below
-    #[arg(long, value_name = "S", default_value = "features", value_parser = strategy(),
+    #[arg(long, value_name = "S", default_value = "auto", value_parser = strategy(),
           hide_possible_values = true)]
-    strategy: Strategy,
+    strategy: Way,
 
     /// First layer or block that `partial` trains; `refit layers` lists them
     #[arg(long, value_name = "LAYER")]
@@ -196,9 +198,26 @@ struct TrainOptions {
 
 const TRAINING: &str = "Training by steps (defaults depend on the strategy)";
 
-fn strategy() -> impl TypedValueParser<Value = Strategy> {
-    PossibleValuesParser::new(Strategy::ALL.map(Strategy::name))
-        .try_map(|name| name.parse::<Strategy>())
+/// A strategy, or the one that advice and trials speak for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Auto,
+    Named(Strategy),
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Named(strategy) => strategy.fmt(f),
+        }
+    }
+}
+
+fn strategy() -> impl TypedValueParser<Value = Way> {
+    let names = ["auto"].into_iter().chain(Strategy::ALL.map(Strategy::name));
+    PossibleValuesParser::new(names)
+        .map(|name| name.parse::<Strategy>().map_or(Way::Auto, Way::Named))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -227,18 +246,23 @@ enum NormsChoice {
 }
 
 impl TrainOptions {
-    fn settings(self, data: &Path) -> Result<Settings, Failure> {
-        let network = self.network()?;
-        let edits = self.check(&network)?;
+    /// The settings of a run by `strategy`, with the edits that [`check`](Self::check) gave.
+    fn settings(
+        &self,
+        data: &Path,
+        (backbone, edits): (&str, &[Edit]),
+        strategy: Strategy,
+        unfreeze_from: Option<&str>,
+    ) -> Settings {
         // A run may be resumed from elsewhere.
-        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let mut settings = Settings {
-            val: self.val.map(whole),
+            val: self.val.as_ref().map(whole),
             val_fraction: self.val_fraction,
-            weights: self.weights.map(whole),
-            edits,
-            unfreeze_from: self.unfreeze_from,
-            backbone: network.name().to_owned(),
+            weights: self.weights.as_ref().map(whole),
+            edits: edits.to_vec(),
+            unfreeze_from: unfreeze_from.map(str::to_owned),
+            backbone: backbone.to_owned(),
             precision: self.precision,
             head: self.head,
             keep_classes: self.keep_classes,
@@ -250,7 +274,7 @@ impl TrainOptions {
                 Balance::Classes => ClassBalance::Classes,
             },
             time_budget: self.time_budget,
-            ..Settings::new(whole(data.to_owned()), self.strategy)
+            ..Settings::new(whole(&data.to_owned()), strategy)
         };
         let training = &mut settings.training;
         put(&mut training.epochs, self.epochs);
@@ -283,8 +307,7 @@ impl TrainOptions {
                 NormsChoice::Batch => Norms::Batch,
             }),
         );
-        settings.validate()?;
-        Ok(settings)
+        settings
     }
 
     /// The network to start from, by its name or its weights.
@@ -304,20 +327,20 @@ impl TrainOptions {
                 format!("leave it out, or use --strategy {with}"),
             ))
         };
-        if self.unfreeze_from.is_some() && self.strategy != Strategy::Partial {
+        if self.unfreeze_from.is_some() && self.strategy != Way::Named(Strategy::Partial) {
             return idle("--unfreeze-from", "partial");
         }
-        if self.recipe.is_some() && self.strategy == Strategy::AsIs {
+        if self.recipe.is_some() && self.strategy == Way::Named(Strategy::AsIs) {
             return idle("--recipe", "features");
         }
         let steps = self.recipe.as_deref().map_or(Ok(Vec::new()), recipe::read)?;
         let edits = recipe::check(&steps, graph)?;
         let named = || format!("`refit layers {}` lists all", graph.name());
         match (self.strategy, &self.unfreeze_from) {
-            (Strategy::Partial, Some(layer)) => {
+            (Way::Named(Strategy::Partial), Some(layer)) => {
                 graph.edit(&edits)?.find_first(layer)?;
             }
-            (Strategy::Partial, None) => {
+            (Way::Named(Strategy::Partial), None) => {
                 return Err(Failure::mistake(
                     "--strategy partial needs to be told the first layer that it trains",
                     format!("name one with --unfreeze-from LAYER; {}", named()),
@@ -325,10 +348,11 @@ impl TrainOptions {
             }
             _ => {}
         }
-        if self.views.is_some() && self.strategy != Strategy::Features {
+        let solves = matches!(self.strategy, Way::Auto | Way::Named(Strategy::Features));
+        if self.views.is_some() && !solves {
             return idle("--views", "features");
         }
-        if self.weights.is_some() && self.strategy == Strategy::Scratch {
+        if self.weights.is_some() && self.strategy == Way::Named(Strategy::Scratch) {
             return idle("--weights", "pretrained-init");
         }
         Ok(edits)
@@ -336,10 +360,10 @@ impl TrainOptions {
 
     /// The flags about steps that were given, though no step will be made.
     fn idle_step_flags(&self) -> Vec<&'static str> {
-        let solved = self.strategy == Strategy::Features
+        let solved = self.strategy == Way::Named(Strategy::Features)
             && self.head == HeadKind::Linear
             && !self.keep_classes;
-        if !solved && self.strategy != Strategy::AsIs {
+        if !solved && self.strategy != Way::Named(Strategy::AsIs) {
             return Vec::new();
         }
         let flags = [
@@ -371,24 +395,20 @@ impl Train {
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
         let progress = Progress::new();
         let resume = self.resume.is_some();
-        let (settings, folder) = match (self.resume, self.data) {
-            (Some(folder), _) => (settings_to_resume(&folder)?, folder),
-            (None, data) => {
-                let data = data.unwrap_or_default();
-                warn_of_idle_flags(&self.options, &progress);
-                let settings = self.options.settings(&data)?;
-                let folder = self.out.unwrap_or_else(|| free_folder(&data, settings.strategy));
-                (settings, folder)
-            }
-        };
+        let data = self.data.unwrap_or_default();
+        let free = || self.out.unwrap_or_else(|| free_folder(&data, self.options.strategy));
+        let folder = self.resume.clone().unwrap_or_else(free);
         let context = RunContext {
             folder: Some(folder.clone()),
             resume,
             workers: machine.threads(),
             ..RunContext::default()
         };
-        let outcome = refit::train(&settings, &context, &progress)
-            .map_err(|error| stopped_or_failed(error, &folder))?;
+        let outcome = match self.resume {
+            Some(_) => refit::train(&settings_to_resume(&folder)?, &context, &progress),
+            None => begin(&self.options, &data, &context, &progress)?,
+        };
+        let outcome = outcome.map_err(|error| stopped_or_failed(error, &folder))?;
         summarize(&outcome, &folder, &progress);
         if self.json {
             let json = serde_json::to_string(&outcome.report).expect("numbers serialize");
@@ -399,6 +419,28 @@ impl Train {
 }
 
 /// The settings that a run began with, if it can go on here.
+/// A new run.
+fn begin(
+    options: &TrainOptions,
+    data: &Path,
+    context: &RunContext,
+    progress: &Progress,
+) -> Result<Result<Outcome, LearnError>, Failure> {
+    warn_of_idle_flags(options, progress);
+    let network = options.network()?;
+    let edits = options.check(&network)?;
+    let settings = |strategy, unfreeze_from: Option<&str>| {
+        options.settings(data, (network.name(), &edits), strategy, unfreeze_from)
+    };
+    Ok(match options.strategy {
+        Way::Named(strategy) => {
+            let settings = settings(strategy, options.unfreeze_from.as_deref());
+            refit::train(&settings, context, progress)
+        }
+        Way::Auto => refit::auto(&settings, context, progress).map(|(_, outcome)| outcome),
+    })
+}
+
 fn settings_to_resume(folder: &Path) -> Result<Settings, Failure> {
     let settings = read_settings(folder)?;
     settings.precision.check().map_err(|error| {
@@ -417,14 +459,14 @@ fn warn_of_idle_flags(options: &TrainOptions, progress: &Progress) {
     }
     let (flags, verb) = (flags.join(", "), if flags.len() == 1 { "does" } else { "do" });
     let why = match options.strategy {
-        Strategy::AsIs => "nothing is trained".to_owned(),
+        Way::Named(Strategy::AsIs) => "nothing is trained".to_owned(),
         _ => "a linear head is solved for, not trained by steps".to_owned(),
     };
     progress.say(&format!("warning: {flags} {verb} nothing here: {why}"));
 }
 
 /// `refit-runs/<data>-<strategy>`, with a number where that is taken.
-fn free_folder(data: &Path, strategy: Strategy) -> PathBuf {
+fn free_folder(data: &Path, strategy: Way) -> PathBuf {
     let whole = data.canonicalize().unwrap_or_else(|_| data.to_owned());
     let name = whole.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = if name.is_empty() { "data".to_owned() } else { name };

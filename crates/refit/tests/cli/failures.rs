@@ -35,14 +35,14 @@ fn tables_that_name_missing_files() {
 fn weights_of_another_architecture() {
     let scene = Scene::with_photos(3);
     scene.write("other.safetensors", small_safetensors("encoder.0.weight", &[2, 3]));
-    let train = "train photos --backbone resnet18 --weights";
+    let train = "train photos --strategy features --backbone resnet18 --weights";
     assert_snapshot!(
         "weights-other",
         last_lines(&scene.run(&format!("{train} other.safetensors")).refused())
     );
     assert_snapshot!(
         "weights-none",
-        last_lines(&scene.run("train photos --backbone resnet18").refused())
+        last_lines(&scene.run("train photos --strategy features --backbone resnet18").refused())
     );
     assert_snapshot!(
         "weights-gone",
@@ -91,7 +91,9 @@ fn a_malicious_pickle_runs_no_code() {
     for name in ["malicious.pth", "malicious_legacy.pth"] {
         fs::copy(format!("{golden}{name}"), scene.path(name)).unwrap();
         assert_snapshot!(format!("pickle-{name}"), scene.run(&format!("info {name}")).refused());
-        scene.run(&format!("train photos --backbone resnet18 --weights {name}")).refused();
+        scene
+            .run(&format!("train photos --strategy features --backbone resnet18 --weights {name}"))
+            .refused();
         assert!(!scene.path("pwned").exists());
     }
 }
@@ -123,7 +125,9 @@ fn a_full_disk() {
     // No file may grow past 4 MB: as good as full. What was there before stays.
     let scene = Scene::with_photos(3);
     scene.write("keep/model.safetensors", "the old model");
-    let said = scene.bash("trap '' XFSZ; ulimit -f 4096; exec $REFIT train photos --out keep");
+    let said = scene.bash(
+        "trap '' XFSZ; ulimit -f 4096; exec $REFIT train photos --strategy features --out keep",
+    );
     assert_snapshot!("full-train", last_lines(&said.refused()));
     assert_eq!(fs::read(scene.path("keep/model.safetensors")).unwrap(), b"the old model");
     // With room again, the run goes on.
@@ -138,9 +142,9 @@ fn places_that_cannot_be_written() {
     assert_snapshot!("out-no-folder", last_lines(&said));
     let said = scene.run("embed run/model.safetensors photos --out f.txt").refused();
     assert_snapshot!("out-no-format", last_lines(&said));
-    let said = scene.run("train photos --out run").refused();
+    let said = scene.run("train photos --strategy features --out run").refused();
     assert_snapshot!("out-exists", last_lines(&said));
-    let said = scene.run("train photos --out photos/red/00.bmp").refused();
+    let said = scene.run("train photos --strategy features --out photos/red/00.bmp").refused();
     assert_snapshot!("out-file", last_lines(&said));
 }
 
@@ -156,7 +160,7 @@ fn places_that_may_not_be_written() {
         eprintln!("not tested: this user may write anywhere");
         return;
     }
-    let said = scene.run("train photos --out locked/run").refused();
+    let said = scene.run("train photos --strategy features --out locked/run").refused();
     assert_snapshot!(last_lines(&said), @r"
     error: cannot make locked/run/checkpoints: Permission denied (os error 13)
     hint: choose a folder that may be written, with --out DIR

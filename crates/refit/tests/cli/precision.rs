@@ -33,8 +33,10 @@ fn a_head_is_trained_on_bf16_features() {
         return;
     }
     let scene = Scene::with_photos(12);
-    scene.run("train photos --seed 1 --out full").exits(0);
-    let said = scene.run("train photos --seed 1 --precision bf16 --out half --json").exits(0);
+    scene.run("train photos --strategy features --seed 1 --out full").exits(0);
+    let said = scene
+        .run("train photos --strategy features --seed 1 --precision bf16 --out half --json")
+        .exits(0);
     let all = "rows computed and 0 from the cache";
     assert!(said.stderr.contains("bf16 features of 24 images"), "{}", said.stderr);
     assert!(said.stderr.contains(all), "{}", said.stderr);
@@ -55,7 +57,7 @@ fn a_head_is_trained_on_bf16_features() {
     let said = scene.run("train --resume half").exits(0).stderr;
     assert!(said.contains("bf16 features of") && said.contains(" 0 rows computed"), "{said}");
     assert!(fs::read(scene.path("half/model.safetensors")).unwrap() == model);
-    let said = scene.run("train photos --seed 1 --out again").exits(0).stderr;
+    let said = scene.run("train photos --strategy features --seed 1 --out again").exits(0).stderr;
     assert!(!said.contains("bf16") && said.contains(" 0 rows computed"), "{said}");
     let bytes = |run: &str| fs::read(scene.path(run).join("model.safetensors")).unwrap();
     assert!(bytes("full") == bytes("again"));

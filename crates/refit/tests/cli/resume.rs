@@ -79,7 +79,7 @@ fn resuming_takes_the_settings_from_the_folder() {
 #[test]
 fn other_images_than_the_run_began_with_are_refused() {
     let scene = Scene::with_photos(4);
-    scene.run("train photos --out run").exits(0);
+    scene.run("train photos --strategy features --out run").exits(0);
     fs::remove_file(scene.path("photos/red/00.bmp")).unwrap();
     assert_snapshot!("resume-other-images", last_lines(&scene.run("train --resume run").refused()));
 }

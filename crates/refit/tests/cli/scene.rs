@@ -149,7 +149,7 @@ pub fn trained() -> &'static Scene {
     static SCENE: OnceLock<Scene> = OnceLock::new();
     SCENE.get_or_init(|| {
         let scene = Scene::with_photos(12);
-        scene.run("train photos --seed 1 --out run").exits(0);
+        scene.run("train photos --strategy features --seed 1 --out run").exits(0);
         scene
     })
 }

@@ -11,7 +11,7 @@ use crate::scene::{Scene, steady, trained};
 #[test]
 fn training_writes_a_run_and_a_summary() {
     let scene = Scene::with_photos(12);
-    let said = scene.run("train photos --seed 1 --out run").exits(0);
+    let said = scene.run("train photos --strategy features --seed 1 --out run").exits(0);
     assert_eq!(said.stdout, "");
     assert_snapshot!("train-summary", steady(&said.stderr));
     for file in ["settings.toml", "log.jsonl", "metrics.json", "model.safetensors"] {
@@ -27,9 +27,50 @@ fn training_writes_a_run_and_a_summary() {
 }
 
 #[test]
+fn without_a_strategy_advice_and_trials_choose_one() {
+    let scene = Scene::with_photos(8);
+    let said = scene.run("train photos --epochs 2 --batch 4 --out run --json").exits(0);
+    let notes = said.stderr.as_str();
+    assert!(notes.contains("\nadvice: few images, "), "{notes}");
+    assert!(notes.contains("\ntrial of features: "), "{notes}");
+    assert!(notes.contains("\nstrategy: "), "{notes}");
+    // What goes on inside a trial is not the run's.
+    let before = notes.split("\nstrategy: ").next().unwrap();
+    assert!(!before.contains("epoch 1/2"), "{notes}");
+    let advice: serde_json::Value =
+        serde_json::from_slice(&fs::read(scene.path("run/advice.json")).unwrap()).unwrap();
+    assert_eq!(advice["chosen"]["strategy"], said.json()["strategy"]);
+    assert_eq!(advice["trials"][0]["candidate"], advice["chosen"]);
+    let settings = fs::read_to_string(scene.path("run/settings.toml")).unwrap();
+    let strategy = advice["chosen"]["strategy"].as_str().unwrap();
+    assert!(settings.contains(&format!("strategy = \"{strategy}\"")), "{settings}");
+    scene.run("train --resume run").exits(0);
+
+    let said = scene.run("train photos --time-budget 1s").exits(0);
+    assert!(said.stderr.contains("--time-budget allows more"), "{}", said.stderr);
+    assert!(scene.path("refit-runs/photos-auto/model.safetensors").is_file());
+}
+
+#[test]
+fn advice_is_given_in_words_and_in_json() {
+    let scene = Scene::with_photos(6);
+    let said = scene.run("advise photos").exits(0).stdout;
+    for part in ["Similarity, from the stem up", "Features", "What this says", "Advice: few images"]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+    let advice = scene.run("advise photos --json").exits(0).json();
+    assert_eq!(advice["backbone"], "efficientnet_lite0");
+    assert_eq!(advice["similarity"]["divergence"].as_array().unwrap().len(), 7);
+    assert_eq!(advice["amount"]["by_class"], serde_json::json!([5, 5]));
+    let missing = scene.run("advise nowhere").refused();
+    assert!(missing.starts_with("error: ") && missing.contains("nowhere"), "{missing}");
+}
+
+#[test]
 fn the_report_is_one_json_object_on_stdout() {
     let scene = Scene::with_photos(6);
-    let said = scene.run("train photos --json --out run --threads 1").exits(0);
+    let said = scene.run("train photos --strategy features --json --out run --threads 1").exits(0);
     assert_eq!(said.stdout.lines().count(), 1);
     let report = said.json();
     assert_eq!(report["strategy"], "features");
@@ -42,7 +83,7 @@ fn the_report_is_one_json_object_on_stdout() {
 fn runs_get_folders_of_their_own() {
     let scene = Scene::with_photos(4);
     for folder in ["refit-runs/photos-features", "refit-runs/photos-features-2"] {
-        let said = scene.run("train photos/").exits(0);
+        let said = scene.run("train photos/ --strategy features").exits(0);
         assert!(scene.path(folder).join("model.safetensors").is_file(), "{folder}");
         let command = format!("refit predict {folder}/model.safetensors IMAGE...");
         assert!(said.stderr.contains(&command), "{}", said.stderr);
@@ -67,7 +108,7 @@ fn flags_reach_the_settings() {
 #[test]
 fn flags_that_do_nothing_are_said_to() {
     let scene = Scene::with_photos(4);
-    let said = scene.run("train photos --out run --epochs 5 --lr 0.1").exits(0);
+    let said = scene.run("train photos --strategy features --out run --epochs 5 --lr 0.1").exits(0);
     assert!(
         said.stderr.contains(
             "warning: --epochs, --lr do nothing here: a linear head is solved for, not trained"
@@ -86,7 +127,8 @@ fn heads_keep_the_rows_of_classes_that_stay() {
     for i in 0..6 {
         scene.write(&format!("photos/BLUE/{i}.bmp"), bmp(40, [20, 50, 170], i));
     }
-    let train = "train photos --weights old.safetensors --keep-classes --seed 1";
+    let train =
+        "train photos --strategy features --weights old.safetensors --keep-classes --seed 1";
     let said = scene.run(&format!("{train} --epochs 4 --out run")).exits(0);
     let kept = "\nhead: kept the rows of 2 of 3 classes: `BLUE`, `red`; the others are new\n";
     assert!(said.stderr.contains(kept), "{}", said.stderr);
@@ -111,8 +153,9 @@ fn heads_keep_the_rows_of_classes_that_stay() {
 #[test]
 fn a_hidden_layer_can_be_trained() {
     let scene = Scene::with_photos(6);
-    let report =
-        scene.run("train photos --head mlp:16 --epochs 3 --views 2 --json --out run").exits(0);
+    let report = scene
+        .run("train photos --strategy features --head mlp:16 --epochs 3 --views 2 --json --out run")
+        .exits(0);
     assert!(report.json()["val"]["top1"].as_f64() >= Some(0.5));
 }
 
@@ -124,12 +167,12 @@ fn broken_images_are_named_and_left_out_or_stop_the_run() {
     scene.write("photos/red/empty.jpg", "");
     scene.write("photos/blue/text.jpg", "Dear diary, this is no picture.\n");
     scene.write("photos/blue/whole.jpg", jpeg());
-    let said = scene.run("train photos --out run --json").exits(0);
+    let said = scene.run("train photos --strategy features --out run --json").exits(0);
     assert_snapshot!("train-broken", steady(&said.stderr));
     let report = said.json();
     assert_eq!(report["images"], 13);
     assert_eq!(report["skipped"].as_array().unwrap().len(), 4);
-    let refused = scene.run("train photos --out strict --strict").refused();
+    let refused = scene.run("train photos --strategy features --out strict --strict").refused();
     assert_snapshot!("train-strict", steady(&refused));
     assert!(!scene.path("strict/model.safetensors").exists());
 }

@@ -1,0 +1,261 @@
+//! Advice: what to do with these images and this network, from how many images there are and how much
+//! they look like what the network was trained on.
+
+pub mod curve;
+pub mod similarity;
+pub mod transfer;
+
+use serde::{Deserialize, Serialize};
+
+use self::curve::LearningCurve;
+use self::similarity::{Similarity, Verdict};
+use self::transfer::Transferability;
+use crate::settings::Strategy;
+
+/// Images a class from which there are many. With fewer, training all layers has not done better
+/// than training some in our measurements.
+const MANY: usize = 300;
+
+/// How many images there are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Training images of each class.
+    pub by_class: Vec<usize>,
+    /// The median of them.
+    pub median: usize,
+    /// Whether these are many.
+    pub many: bool,
+    /// Parameters of a new head, and of the whole network.
+    pub parameters: [usize; 2],
+}
+
+impl Amount {
+    pub(crate) fn new(by_class: Vec<usize>, parameters: [usize; 2]) -> Self {
+        let mut sorted = by_class.clone();
+        sorted.sort_unstable();
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+        Self { by_class, median, many: median >= MANY, parameters }
+    }
+}
+
+/// A strategy, and the first layer that it trains where it needs one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The strategy.
+    pub strategy: Strategy,
+    /// Of `partial`, the first layer that is trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfreeze_from: Option<String>,
+    /// Seconds that it takes on this machine, about.
+    pub seconds: f64,
+}
+
+/// What to do, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conclusion {
+    /// The procedure that textbooks have for this amount and similarity.
+    pub rule: String,
+    /// The advised strategy, then the next best.
+    pub candidates: Vec<Candidate>,
+    /// What each statement rests on, a sentence each.
+    pub evidence: Vec<String>,
+}
+
+/// Everything measured before anything is trained, and what it comes to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Advice {
+    /// The network.
+    pub backbone: String,
+    /// Class names.
+    pub classes: Vec<String>,
+    /// How many images there are.
+    pub amount: Amount,
+    /// How much they look like the pretraining's; none for a network without batch norms.
+    pub similarity: Option<Similarity>,
+    /// The mean of `ln sum exp` of the old classes' logits: the more sure the old classifier, the
+    /// larger. None where the network has no old classes.
+    pub energy: Option<f64>,
+    /// How well the old classes tell the new ones apart ([`transfer::leep`]).
+    pub leep: Option<f64>,
+    /// Features at depths from the bottom up, the head's own last.
+    pub transfer: Vec<Transferability>,
+    /// Accuracy of a head on frozen features by number of images.
+    pub curve: LearningCurve,
+    /// What to do.
+    pub conclusion: Conclusion,
+}
+
+/// What conclusions are drawn from, beside what [`Advice`] says.
+pub(crate) struct Facts<'a> {
+    pub amount: &'a Amount,
+    pub similarity: Option<&'a Similarity>,
+    pub transfer: &'a [Transferability],
+    pub curve: &'a LearningCurve,
+    pub classes: &'a [String],
+    /// The blocks that groups of layers begin with.
+    pub starts: &'a [String],
+    /// Seconds of a strategy.
+    pub seconds: &'a dyn Fn(Strategy) -> f64,
+}
+
+impl Facts<'_> {
+    pub(crate) fn conclude(&self) -> Conclusion {
+        let verdict = self.similarity.map(|s| s.verdict);
+        let top = self.starts.len().saturating_sub(1);
+        // Where the images depart from the pretraining, but not below the first third: what lies
+        // there serves any image.
+        let departs = self.similarity.and_then(|s| s.departs);
+        let from = |group: usize| self.starts.get(group.clamp(2.min(top), top)).cloned();
+        let partial = |group: usize| self.candidate(Strategy::Partial, from(group));
+        let whole = |strategy| self.candidate(strategy, None);
+        let (features, tuned) = (whole(Strategy::Features), whole(Strategy::FineTune));
+        let (rule, candidates) = match (self.amount.many, verdict) {
+            (false, Some(Verdict::Near)) => (
+                "few images, like the pretraining's: unfreeze few layers",
+                [features, partial(top)],
+            ),
+            (false, Some(Verdict::Middling)) => (
+                "few images that depart from the pretraining's: unfreeze the upper layers",
+                [partial(departs.unwrap_or(top.saturating_sub(1))), features],
+            ),
+            (false, Some(Verdict::Far)) => (
+                "few images, unlike the pretraining's: unfreeze more layers",
+                [partial(departs.unwrap_or(2)), tuned],
+            ),
+            (true, Some(Verdict::Near | Verdict::Middling)) => (
+                "many images, like the pretraining's: fine-tune the whole network",
+                [tuned, partial(top / 2)],
+            ),
+            (true, Some(Verdict::Far)) => (
+                "many images, unlike the pretraining's: start from its weights, train completely",
+                [whole(Strategy::PretrainedInit), tuned],
+            ),
+            (false, None) => (
+                "few images; how much they look like the pretraining's is not known",
+                [partial(top.saturating_sub(1)), features],
+            ),
+            (true, None) => (
+                "many images; how much they look like the pretraining's is not known",
+                [tuned, partial(top / 2)],
+            ),
+        };
+        Conclusion {
+            rule: rule.to_owned(),
+            candidates: candidates.into_iter().collect(),
+            evidence: self.evidence(),
+        }
+    }
+
+    fn candidate(&self, strategy: Strategy, unfreeze_from: Option<String>) -> Candidate {
+        let strategy = match (strategy, &unfreeze_from) {
+            (Strategy::Partial, None) => Strategy::FineTune,
+            (strategy, _) => strategy,
+        };
+        Candidate { strategy, unfreeze_from, seconds: (self.seconds)(strategy) }
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        let Amount { by_class, median, many, parameters: [head, all] } = self.amount;
+        let total: usize = by_class.iter().sum();
+        let mut evidence = vec![format!(
+            "{total} training images, {median} in the middle class, are {}: a new head has {head} \
+             parameters, the network {all}",
+            if *many { "many" } else { "few" }
+        )];
+        if let Some(s) = self.similarity {
+            evidence.push(match s.verdict {
+                Verdict::Near => format!(
+                    "channel statistics stand {:.1} times as far from the pretraining's as ordinary \
+                     photographs': near",
+                    s.distance
+                ),
+                verdict => {
+                    let layer = s.departs.and_then(|group| s.layers.get(group));
+                    let since = layer.map_or(String::new(), |l| format!(", departing from `{l}` on"));
+                    let word = if verdict == Verdict::Far { "far" } else { "between near and far" };
+                    format!(
+                        "channel statistics stand {:.1} times as far from the pretraining's as \
+                         ordinary photographs'{since}: {word}",
+                        s.distance
+                    )
+                }
+            });
+        }
+        if let Some(best) = self.transfer.iter().max_by(|a, b| a.log_me.total_cmp(&b.log_me)) {
+            evidence.push(format!(
+                "features carry over best at `{}`: LogME {:.2}, {:.0}% by the five nearest neighbours",
+                best.layer,
+                best.log_me,
+                100.0 * best.neighbours
+            ));
+        }
+        if let Some(point) = self.curve.expected() {
+            let [low, high] = point.interval95.map(|v| 100.0 * v);
+            evidence.push(format!(
+                "a head on frozen features gets {:.1}% right of images held out (95% interval {low:.1} \
+                 to {high:.1}%)",
+                100.0 * point.accuracy
+            ));
+        }
+        if let Some(gain) = self.curve.gain_of_doubling() {
+            const FELT: f64 = 0.005;
+            let weakest = self.curve.classes.iter().min_by(|a, b| a.recall.total_cmp(&b.recall));
+            let weakest = weakest.filter(|_| gain > FELT);
+            let class = weakest
+                .and_then(|w| self.classes.get(w.class))
+                .map_or_else(String::new, |class| format!("; class `{class}` needs them most"));
+            evidence.push(format!(
+                "twice as many images would add about {:.1} points{class}",
+                100.0 * gain
+            ));
+        }
+        evidence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::similarity::{DEPTHS, Reference, groups};
+    use super::*;
+
+    fn conclude(per_class: usize, factor: Option<f64>) -> Conclusion {
+        let starts: Vec<String> = (0..DEPTHS).map(|i| format!("blocks.{i}")).collect();
+        let reference = Reference::embedded();
+        let similarity = factor.map(|factor| {
+            let divergence = groups(&reference.divergence).iter().map(|r| r * factor).collect();
+            Similarity::new(128, starts.clone(), divergence, &reference, true)
+        });
+        let facts = Facts {
+            amount: &Amount::new(vec![per_class; 3], [300, 4_000_000]),
+            similarity: similarity.as_ref(),
+            transfer: &[],
+            curve: &LearningCurve { points: vec![], fit: None, classes: vec![] },
+            classes: &[],
+            starts: &starts,
+            seconds: &|_| 1.0,
+        };
+        facts.conclude()
+    }
+
+    /// The rows of the table that every course on transfer learning has.
+    #[test]
+    fn few_or_many_near_or_far() {
+        let first = |per_class, factor| {
+            let Conclusion { candidates, .. } = conclude(per_class, factor);
+            assert_eq!(candidates.len(), 2);
+            (candidates[0].strategy, candidates[0].unfreeze_from.clone())
+        };
+        assert_eq!(first(20, Some(1.2)), (Strategy::Features, None));
+        assert_eq!(first(20, Some(5.5)), (Strategy::Partial, Some("blocks.2".into())));
+        assert_eq!(first(20, Some(14.0)), (Strategy::Partial, Some("blocks.2".into())));
+        assert_eq!(first(900, Some(1.2)), (Strategy::FineTune, None));
+        assert_eq!(first(900, Some(14.0)), (Strategy::PretrainedInit, None));
+        assert_eq!(first(20, None), (Strategy::Partial, Some("blocks.5".into())));
+        let evidence = conclude(20, Some(14.0)).evidence.join("\n");
+        assert!(
+            evidence.contains("60 training images, 20 in the middle class, are few"),
+            "{evidence}"
+        );
+        assert!(evidence.contains("14.0 times as far"), "{evidence}");
+    }
+}

@@ -1,0 +1,294 @@
+//! What is measured before anything is trained.
+
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use refit_data::{DecodeOptions, Loader, LoaderOptions, Sample, Strictness, decode_file_in};
+use refit_net::{Edit, HeadKind, Layer, Network};
+
+use super::images::{Images, SplitFeatures};
+use super::start::{Start, open_dataset, starting_point};
+use super::{Run, RunContext, labels};
+use crate::advice::curve::LearningCurve;
+use crate::advice::similarity::{ChannelSums, Depths, Reference, Similarity, groups};
+use crate::advice::transfer::{NEIGHBOURS, Transferability, leep, log_me, neighbour_accuracy};
+use crate::advice::{Advice, Amount, Facts};
+use crate::error::LearnError;
+use crate::logistic::{LogisticOptions, LogisticRegression};
+use crate::metrics::softmax;
+use crate::settings::{Settings, Strategy, TrainingSettings};
+use crate::train::folder::RunFolder;
+use crate::watch::{Event, Watch, stage};
+
+/// Training images that layers are looked at with.
+const SAMPLE: usize = 128;
+
+/// Images that go through the network together: all layers' maps are held.
+const TOGETHER: usize = 2;
+
+/// Measures amount, similarity and transferability, and concludes. Nothing is trained but linear
+/// heads on features, which are kept in the cache for a run to come.
+///
+/// `settings.strategy` does not matter.
+///
+/// # Errors
+/// See [`LearnError`].
+pub fn advise(
+    settings: &Settings,
+    context: &RunContext,
+    watch: &dyn Watch,
+) -> Result<Advice, LearnError> {
+    let settings = Settings { strategy: Strategy::Features, ..settings.clone() };
+    settings.validate()?;
+    let dataset = open_dataset(&settings, watch)?;
+    let start = starting_point(&settings, &Device::flex(), watch)?;
+    let (folder, started) = (RunFolder(None), Instant::now());
+    Run { settings: &settings, context, watch, dataset, folder, started }.advise(&start)
+}
+
+/// What a look at the layers found.
+struct Looked {
+    similarity: Option<Similarity>,
+    transfer: Vec<Transferability>,
+}
+
+impl Run<'_> {
+    pub(super) fn advise(&self, start: &Start) -> Result<Advice, LearnError> {
+        let features = self.features(start)?;
+        let images = self.images_with(&features)?;
+        let classes = self.dataset.classes.len();
+        let (rows, truth) = (plain_rows(&features), labels(&images.train));
+        let curve = stage(self.watch, "learning curve", 0, || {
+            let options = LogisticOptions { seed: self.settings.seed, ..Default::default() };
+            let strength = LogisticRegression::fit(&rows, &truth, classes, &options)?.strength;
+            LearningCurve::of(&rows, &truth, classes, strength, self.settings.seed)
+        })?;
+        let mut by_class = vec![0; classes];
+        truth.iter().for_each(|l| by_class[*l] += 1);
+        let amount = Amount::new(by_class, self.parameters(start)?);
+        let depths = Depths::of(&start.network);
+        let looked = self.look(start, &depths, &images, &features)?;
+        let (energy, leep) = self.old_classes(start, &rows, &truth);
+        let seconds = self.seconds_of(start, images.train.len(), images.val.len());
+        let facts = Facts {
+            amount: &amount,
+            similarity: looked.similarity.as_ref(),
+            transfer: &looked.transfer,
+            curve: &curve,
+            classes: &self.dataset.classes,
+            starts: &depths.starts,
+            seconds: &seconds,
+        };
+        let conclusion = facts.conclude();
+        Ok(Advice {
+            backbone: self.settings.backbone.clone(),
+            classes: self.dataset.classes.clone(),
+            amount,
+            similarity: looked.similarity,
+            energy,
+            leep,
+            transfer: looked.transfer,
+            curve,
+            conclusion,
+        })
+    }
+
+    /// Parameters of a new linear head, and of the network with it.
+    fn parameters(&self, start: &Start) -> Result<[usize; 2], LearnError> {
+        let (classes, kind) = (self.dataset.classes.len(), HeadKind::Linear);
+        let head = Edit::ReplaceHead { classes, kind, keep: Vec::new() };
+        let network = start.network.edit(&[head, Edit::FreezeBody], self.settings.seed)?;
+        let trained = network.trainable().map(|(_, p)| p.len()).sum();
+        Ok([trained, network.parameter_count()])
+    }
+
+    /// Runs some training images through the network and watches its layers.
+    fn look(
+        &self,
+        start: &Start,
+        depths: &Depths,
+        images: &Images,
+        features: &SplitFeatures,
+    ) -> Result<Looked, LearnError> {
+        let chosen = spread(&labels(&images.train), SAMPLE);
+        let samples: Vec<Sample> = chosen.iter().map(|&i| images.train[i].clone()).collect();
+        let taken = depths.norms.iter().map(|(input, _)| input.as_str());
+        let cuts: Vec<(usize, &str)> = depths
+            .cuts
+            .iter()
+            .enumerate()
+            .filter_map(|(i, cut)| Some((i, cut.as_deref()?)))
+            .collect();
+        let outputs: Vec<&str> = taken.chain(cuts.iter().map(|(_, cut)| *cut)).collect();
+        let compiled = start.network.compile(&outputs)?;
+        let mut sums = vec![ChannelSums::default(); depths.norms.len()];
+        let mut rows = vec![Vec::new(); cuts.len()];
+        stage(self.watch, "layers", samples.len(), || -> Result<(), LearnError> {
+            for batch in self.loader(start, &samples) {
+                let batch = batch?;
+                let shape = [batch.n, 3, batch.size, batch.size];
+                let data = TensorData::new(batch.images, shape);
+                let values = compiled.run(Tensor::from_data(data, start.network.device()));
+                let (inputs, maps) = values.split_at(depths.norms.len());
+                sums.par_iter_mut().zip(inputs).for_each(|(sums, value)| sums.add(value));
+                for (rows, map) in rows.iter_mut().zip(maps) {
+                    rows.extend(map.clone().pooled().to_data().iter::<f32>());
+                }
+                self.watch.event(Event::Advance { items: batch.n });
+                if self.watch.stops() {
+                    return Err(LearnError::Stopped);
+                }
+            }
+            Ok(())
+        })?;
+        let truth: Vec<usize> = samples.iter().map(|s| s.label).collect();
+        let classes = self.dataset.classes.len();
+        let score = |layer: &str, rows: &[f32]| Transferability {
+            layer: layer.to_owned(),
+            log_me: log_me(rows, &truth, classes),
+            neighbours: neighbour_accuracy(rows, &truth, classes, NEIGHBOURS),
+        };
+        let transfer = stage(self.watch, "transferability", 0, || {
+            // A block's input is what a head would take if the network were cut before it.
+            let below = cuts.iter().zip(&rows).map(|((_, cut), rows)| score(cut, rows));
+            let graph = start.network.graph();
+            let top: Vec<f32> =
+                chosen.iter().flat_map(|&i| features.learned.row(i, 0)).copied().collect();
+            below.chain([score(&graph.nodes()[graph.features()].name, &top)]).collect()
+        });
+        Ok(Looked {
+            similarity: similarity(&start.network, depths, &sums, samples.len()),
+            transfer,
+        })
+    }
+
+    fn loader(&self, start: &Start, samples: &[Sample]) -> Loader {
+        let pipeline = start.preprocess;
+        let options = LoaderOptions {
+            batch_size: TOGETHER,
+            size: pipeline.size,
+            workers: self.context.workers,
+            ahead: 4,
+            strictness: Strictness::Strict,
+        };
+        let make = move |sample: &Sample, _: usize, out: &mut [f32]| {
+            let decode = DecodeOptions::default();
+            pipeline.apply_into(&decode_file_in(&sample.path, &decode, pipeline.detail())?, out);
+            Ok(())
+        };
+        Loader::new(samples.to_vec(), (0..samples.len()).collect(), options, make)
+    }
+
+    /// What the old classes make of the new images: energy and LEEP, from the old head on features.
+    fn old_classes(
+        &self,
+        start: &Start,
+        rows: &[f32],
+        truth: &[usize],
+    ) -> (Option<f64>, Option<f64>) {
+        let graph = start.network.graph();
+        let name = |id: usize| graph.nodes()[id].name.as_str();
+        if start.classes.is_empty() || graph.features() == graph.output() {
+            return (None, None);
+        }
+        let head =
+            start.network.compile_between(&[name(graph.features())], &[name(graph.output())]);
+        let Ok(head) = head else { return (None, None) };
+        let dim = rows.len() / truth.len().max(1);
+        let data = TensorData::new(rows.to_vec(), [truth.len(), dim]);
+        let rows = refit_net::Value::Vector(Tensor::from_data(data, start.network.device()));
+        let logits = head.run_from(vec![rows]).remove(0).to_vec();
+        let old = logits.len() / truth.len().max(1);
+        let free = |row: &[f32]| {
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|v| f64::from(v - top).exp()).sum();
+            f64::from(top) + sum.ln()
+        };
+        let energy = logits.chunks_exact(old).map(free).sum::<f64>() / truth.len() as f64;
+        let known = softmax(&logits, old);
+        (Some(energy), Some(leep(&known, truth, self.dataset.classes.len())))
+    }
+
+    /// Seconds that strategies take: from the time of a batch forward, at what steps cost relative
+    /// to it.
+    fn seconds_of(&self, start: &Start, train: usize, val: usize) -> impl Fn(Strategy) -> f64 {
+        let image = seconds_of_an_image(&start.network, start.preprocess.size);
+        let views = self.settings.views;
+        move |strategy| {
+            let epochs = TrainingSettings::for_strategy(strategy).epochs as f64;
+            // A step forward and back costs three to five times as much as a compiled pass.
+            let step = match strategy {
+                Strategy::AsIs | Strategy::Features => 0.0,
+                Strategy::Partial => 2.5,
+                _ => 4.5,
+            };
+            let (train, val) = (train as f64, val as f64);
+            let features = if strategy.runs_frozen() { train * views as f64 + val } else { 0.0 };
+            let epochs = if step > 0.0 { epochs * (train * step + val) } else { 0.0 };
+            image * (features + epochs)
+        }
+    }
+}
+
+fn seconds_of_an_image(network: &Network, size: usize) -> f64 {
+    const BATCH: usize = 8;
+    let compiled = network.compile_all();
+    let run = || {
+        let began = Instant::now();
+        compiled.run(Tensor::zeros([BATCH, 3, size, size], network.device()));
+        began.elapsed().as_secs_f64() / BATCH as f64
+    };
+    run();
+    run().min(run())
+}
+
+fn similarity(
+    network: &Network,
+    depths: &Depths,
+    sums: &[ChannelSums],
+    images: usize,
+) -> Option<Similarity> {
+    if depths.norms.is_empty() {
+        return None;
+    }
+    let graph = network.graph();
+    let divergence = |((_, norm), sums): (&(String, String), &ChannelSums)| {
+        let stored = |suffix: &str| network.parameters()[&format!("{norm}.{suffix}")].to_vec();
+        let id = graph.find(norm).expect("a layer of this graph");
+        let Layer::BatchNorm(layer) = graph.nodes()[id].layer else { unreachable!("a norm") };
+        sums.divergence(&stored("running_mean"), &stored("running_var"), layer.epsilon)
+    };
+    let by_norm: Vec<f64> = depths.norms.iter().zip(sums).map(divergence).collect();
+    let reference = Reference::embedded();
+    let own = reference.network == graph.name();
+    Some(Similarity::new(images, depths.starts.clone(), groups(&by_norm), &reference, own))
+}
+
+/// The plain view of every training image.
+fn plain_rows(features: &SplitFeatures) -> Vec<f32> {
+    let learned = &features.learned;
+    (0..learned.readable.len()).flat_map(|i| learned.row(i, 0)).copied().collect()
+}
+
+/// At most `most` positions, spread evenly over the classes and within each.
+fn spread(labels: &[usize], most: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by_key(|&i| labels[i]);
+    let count = most.min(order.len());
+    (0..count).map(|k| order[k * order.len() / count]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn a_sample_is_spread_over_the_classes() {
+        let labels: Vec<usize> = (0..300).map(|i| usize::from(i % 3 == 0)).collect();
+        let chosen = spread(&labels, 30);
+        assert_eq!(chosen.len(), 30);
+        assert_eq!(chosen.iter().filter(|i| labels[**i] == 1).count(), 10);
+        assert_eq!(spread(&labels[..4], 30).len(), 4);
+    }
+}
