@@ -1,5 +1,5 @@
 //! A first run for someone with no images at hand: a small set of real pictures is written from a
-//! package, then exactly what `refit train` does is done to it.
+//! package, then what `refit train --strategy features` does is done to it.
 //!
 //! ```console
 //! $ cargo run --release --example quickstart

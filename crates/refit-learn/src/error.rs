@@ -84,6 +84,12 @@ pub enum LearnError {
         /// What is missing or damaged.
         reason: String,
     },
+    /// No images to judge by.
+    #[error("`{}` has no validation or test images to judge by", path.display())]
+    NothingToJudgeBy {
+        /// The data.
+        path: PathBuf,
+    },
     /// A class whose every training image is unreadable.
     #[error("no training image of class `{class}` in `{}` can be read", path.display())]
     NoTrainingImages {
@@ -201,6 +207,9 @@ impl Hint for LearnError {
                 path.display()
             ),
             Self::NoRun { .. } => "give the folder that `refit train` wrote".into(),
+            Self::NothingToJudgeBy { .. } => {
+                "let some be kept apart with --val-fraction F, or give some with --val DIR".into()
+            }
             Self::NoTrainingImages { .. } => {
                 "mend the images named above, or remove the class's folder".into()
             }

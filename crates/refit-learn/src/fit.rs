@@ -42,6 +42,11 @@ pub trait Feed {
         each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
     ) -> Result<(), LearnError>;
 
+    /// Whether more than a head is trained.
+    fn is_body(&self) -> bool {
+        false
+    }
+
     /// Judges a network on the validation images; none where there are no such images.
     ///
     /// # Errors
@@ -75,7 +80,7 @@ pub struct Fitted {
     pub network: Network,
     /// All epochs.
     pub history: Vec<Epoch>,
-    /// The epoch whose weights these are, from 1.
+    /// The epoch whose weights these are, from 1; 0 for those that it began with.
     pub best: usize,
     /// Seconds that earlier sessions of a resumed run took.
     pub seconds_before: f64,
@@ -93,7 +98,8 @@ pub struct FitOptions<'a> {
     pub seed: u64,
     /// When no further epoch may begin, counted as seconds of `started`.
     pub time_budget: Option<f64>,
-    /// Whether the network that training begins with competes, by accuracy, as epoch 0.
+    /// Whether the network that training begins with competes as epoch 0, and epochs that are less
+    /// accurate do not.
     pub floor: bool,
     /// When the run began.
     pub started: Instant,
@@ -120,18 +126,26 @@ pub fn fit(
     let mut state = State::begin(net, options)?;
     if options.floor && state.history.is_empty() {
         let metrics = feed.validate(&state.net)?;
-        state.judge(metrics.as_ref(), true);
+        state.floor = metrics.as_ref().map(|m| m.top1);
+        state.judge(metrics.as_ref());
     }
     let training = Training::new_in(&state.net, options.precision);
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
         let epoch = state.history.len() + 1;
         let images = feed.labels().len();
-        stage(watch, format!("epoch {epoch} of {epochs}"), images, || {
+        let trained = stage(watch, format!("epoch {epoch} of {epochs}"), images, || {
             state.train_epoch(feed, &training, options, watch)
-        })?;
+        });
+        match trained {
+            Err(error @ LearnError::Diverged { .. }) if options.floor && state.best.is_some() => {
+                watch.event(Event::Warning(format!("{error}: the best weights before are kept")));
+                break;
+            }
+            trained => trained?,
+        }
         let metrics = feed.validate(&state.net)?;
-        state.judge(metrics.as_ref(), options.floor);
+        state.judge(metrics.as_ref());
         state.keep(options)?;
         (options.log)(&state.history)?;
         watch.event(Event::Note(describe(&state.history[epoch - 1], epochs)));
@@ -154,6 +168,8 @@ struct State {
     optimizer: Optimizer,
     history: Vec<Epoch>,
     best: Option<Best>,
+    /// The accuracy that an epoch must have to be the best.
+    floor: Option<f64>,
     /// Seconds of earlier runs that this one continues.
     before: f64,
     began: Instant,
@@ -170,6 +186,8 @@ struct Best {
 struct CheckpointRecord {
     history: Vec<Epoch>,
     best: Option<(usize, f64)>,
+    #[serde(default)]
+    floor: Option<f64>,
     counters: BTreeMap<String, u64>,
     /// Seconds since the run began, all sessions together.
     spent: f64,
@@ -187,6 +205,7 @@ impl State {
             optimizer,
             history: Vec::new(),
             best: None,
+            floor: None,
             before: 0.0,
             began: Instant::now(),
         };
@@ -292,19 +311,18 @@ impl State {
         Ok((loss.into_scalar(), norm))
     }
 
-    /// Takes note of how the epoch did; without validation images the last weights are the best. With
-    /// a floor the most accurate are, of equally accurate ones those with the lower loss.
-    fn judge(&mut self, metrics: Option<&Metrics>, by_accuracy: bool) {
+    /// Takes note of how the epoch did; without validation images the last weights are the best.
+    fn judge(&mut self, metrics: Option<&Metrics>) {
         let epoch = self.history.len();
-        // Losses of equally many hits differ by less than one hit counts for.
-        const HIT: f64 = 1e3;
-        let penalty =
-            |m: &Metrics| if by_accuracy { HIT * (1.0 - m.top1) * m.samples as f64 } else { 0.0 };
-        let loss = metrics.map_or(f64::NEG_INFINITY, |m| m.loss + penalty(m));
+        // A solved head and one that was trained with smoothed labels differ in their confidence, which
+        // says nothing of which is better.
+        let by = |m: &Metrics| if self.floor.is_some() { m.calibrated_loss } else { m.loss };
+        let loss = metrics.map_or(f64::NEG_INFINITY, by);
         if let (Some(last), Some(metrics)) = (self.history.last_mut(), metrics) {
             (last.val_loss, last.val_top1) = (Some(metrics.loss), Some(metrics.top1));
         }
-        if self.best.as_ref().is_none_or(|b| loss < b.loss || metrics.is_none()) {
+        let counts = metrics.is_none_or(|m| self.floor.is_none_or(|floor| m.top1 >= floor));
+        if counts && self.best.as_ref().is_none_or(|b| loss < b.loss || metrics.is_none()) {
             self.best = Some(Best { epoch, loss, net: self.net.clone() });
         }
     }
@@ -328,6 +346,7 @@ impl State {
         let record = CheckpointRecord {
             history: self.history.clone(),
             best: self.best.as_ref().filter(|b| b.loss.is_finite()).map(|b| (b.epoch, b.loss)),
+            floor: self.floor,
             counters,
             spent: self.before + options.started.elapsed().as_secs_f64(),
         };
@@ -365,6 +384,7 @@ impl State {
         }
         self.optimizer.restore(OptimizerState { tensors, counters: record.counters });
         self.history = record.history;
+        self.floor = record.floor;
         self.before = record.spent;
         Ok(())
     }

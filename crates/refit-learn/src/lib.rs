@@ -30,7 +30,8 @@ pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
 pub use pulled::{PulledFolder, PulledFrom};
 pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
 pub use train::{
-    Choice, Outcome, Report, RunContext, Seconds, Trial, advise, auto, read_settings, train,
+    Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,
+    compare, mcnemar, read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibrate::{scaled_loss, temperature};
+
 /// The probability taken for one of 0, so that its logarithm is finite.
 const LEAST: f64 = 1e-15;
 
@@ -28,6 +30,10 @@ pub struct Metrics {
     pub macro_precision: f64,
     /// Mean F1 of the classes that occur, as truth or as prediction.
     pub macro_f1: f64,
+    /// The loss at the temperature that makes it least ([`temperature`]): what is left when
+    /// over- and underconfidence are mended.
+    #[serde(default)]
+    pub calibrated_loss: f64,
     /// How far confidence stands from accuracy, `[0, 1]` ([`expected_calibration_error`], 15 bins).
     pub calibration_error: f64,
     /// One entry a class, in class order.
@@ -69,11 +75,19 @@ impl Metrics {
             balanced_accuracy: confusion.balanced_accuracy()?,
             macro_precision: confusion.macro_average(|class| class.precision)?,
             macro_f1: confusion.macro_average(|class| class.f1)?,
+            calibrated_loss: calibrated_loss(probabilities, labels, k),
             calibration_error: expected_calibration_error(probabilities, labels, k, 15)?,
             per_class: confusion.per_class(classes),
             confusion,
         })
     }
+}
+
+/// The loss of probabilities at their best temperature.
+fn calibrated_loss(probabilities: &[f32], labels: &[usize], classes: usize) -> f64 {
+    // Logarithms of probabilities are logits of theirs.
+    let logits: Vec<f32> = probabilities.iter().map(|p| p.max(1e-30).ln()).collect();
+    scaled_loss(&logits, labels, classes, temperature(&logits, labels, classes))
 }
 
 /// How one class fared.

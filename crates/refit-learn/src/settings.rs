@@ -148,7 +148,7 @@ pub struct Settings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_budget: Option<f64>,
     /// Whether the network with a head solved for, with which training begins, competes with what the
-    /// epochs make of it, by accuracy on the validation images.
+    /// epochs make of it: none that is less accurate on the validation images is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub floor: bool,
     /// Edits of the network before anything is trained; what they freeze stays frozen.

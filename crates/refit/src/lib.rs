@@ -26,6 +26,6 @@ pub use refit_net as net;
 pub use burn::tensor::Device;
 pub use refit_learn::{
     Evaluation, Event, Hint, LearnError, Model, Outcome, Report, RunContext, RunOptions, Settings,
-    Strategy, TrainingSettings, Watch, advise, auto, train,
+    Strategy, TrainingSettings, Watch, advise, auto, compare, train,
 };
 pub use refit_net::{Edit, HeadKind, Network, zoo};

@@ -29,15 +29,18 @@ pub struct CurvePoint {
 pub struct ClassGain {
     /// The class's number.
     pub class: usize,
-    /// The share of its images that are recognized, `[0, 1]`, when all others are learned from.
-    pub recall: f64,
-    /// By how much that is more than with [`SHARES`]' second largest share.
-    pub gain: f64,
+    /// The share of its images held out that are recognized, `[0, 1]`, when all others are learned
+    /// from; none for a class of one image.
+    pub recall: Option<f64>,
+    /// By how much that is more than with two thirds of them.
+    pub gain: Option<f64>,
 }
 
 /// Accuracy against the number of images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearningCurve {
+    /// Images that it is drawn from.
+    pub images: usize,
     /// From few images to all of those that are not held out.
     pub points: Vec<CurvePoint>,
     /// `1 - accuracy = floor + factor * images^-exponent`, where the points allow it.
@@ -95,7 +98,7 @@ impl PowerLaw {
 
 impl LearningCurve {
     /// The curve of a linear head over `features`, `[n, dim]` row-major, with the penalty that suits
-    /// all of them. Every image is held out once for each share.
+    /// all of them. For each share every image is held out once, but the only one of its class.
     ///
     /// # Errors
     /// If features are not finite.
@@ -119,12 +122,15 @@ impl LearningCurve {
         for share in SHARES {
             let (mut hits, mut learned, mut used) = (vec![[0_u64; 2]; classes], 0, 0);
             for fold in 0..FOLDS {
-                let Some(part) = part(labels, classes, &folds, fold, share) else { continue };
+                if !folds.contains(&Some(fold)) {
+                    continue;
+                }
+                let part = part(labels, classes, &folds, fold, share);
                 let rows: Vec<f32> = part.iter().flat_map(row).copied().collect();
                 let own: Vec<usize> = part.iter().map(|i| labels[*i]).collect();
                 let head = LogisticRegression::fit(&rows, &own, classes, &options)?.model;
                 (learned, used) = (learned + part.len(), used + 1);
-                for i in (0..n).filter(|i| folds[*i] == fold) {
+                for i in (0..n).filter(|i| folds[*i] == Some(fold)) {
                     let hit = arg_max(&head.logits(row(&i))) == labels[i];
                     hits[labels[i]][usize::from(hit)] += 1;
                 }
@@ -143,67 +149,68 @@ impl LearningCurve {
         }
         let recall = |hits: &[[u64; 2]], class: usize| {
             let [wrong, right] = hits[class];
-            right as f64 / (wrong + right).max(1) as f64
+            (wrong + right > 0).then(|| right as f64 / (wrong + right) as f64)
         };
         let gain = |class: usize| {
             let all = recall(right.last()?, class);
-            let before = right.len().checked_sub(2).map_or(all, |i| recall(&right[i], class));
-            Some(ClassGain { class, recall: all, gain: all - before })
+            let before = right.len().checked_sub(2).and_then(|i| recall(&right[i], class));
+            let gain = all.zip(before).map(|(all, before)| all - before);
+            Some(ClassGain { class, recall: all, gain })
         };
         let classes = (0..classes).filter_map(gain).collect();
         let fit = PowerLaw::through(&points);
-        Ok(Self { points, fit, classes })
+        Ok(Self { images: n, points, fit, classes })
     }
 
-    /// The accuracy of a head that learns from all images, with its interval; none where there are too
-    /// few to hold any out.
+    /// The accuracy of a head that learns from four fifths of the images, with its interval; none where
+    /// there are too few to hold any out.
     pub fn expected(&self) -> Option<&CurvePoint> {
         self.points.last()
     }
 
     /// How much accuracy as many images again would add, `[0, 1]`, by the power law.
     pub fn gain_of_doubling(&self) -> Option<f64> {
-        let (fit, last) = (self.fit?, self.points.last()?);
-        let images = last.images as f64;
+        let (fit, images) = (self.fit?, self.images as f64);
         Some(fit.accuracy(2.0 * images) - fit.accuracy(images))
     }
 }
 
-/// The fold that holds each sample out; classes are spread evenly.
-fn folds(labels: &[usize], classes: usize, seed: u64) -> Vec<usize> {
-    let mut folds = vec![0; labels.len()];
+/// The fold that holds each sample out, none for the only one of a class; classes are spread evenly.
+fn folds(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
+    let mut folds = vec![None; labels.len()];
     let mut next = 0;
     for class in 0..classes {
         let mut own: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == class).collect();
+        if own.len() < 2 {
+            continue;
+        }
         Stream::new(seed, "curve", &[class as u64]).shuffle(&mut own);
         for i in own {
-            folds[i] = next % FOLDS;
+            folds[i] = Some(next % FOLDS);
             next += 1;
         }
     }
     folds
 }
 
-/// A share of each class's samples outside a fold, at least one; none if a class has none.
+/// A share of each class's samples outside a fold, at least one. Two of a class never share a fold
+/// alone: folds follow each other.
 fn part(
     labels: &[usize],
     classes: usize,
-    folds: &[usize],
+    folds: &[Option<usize>],
     fold: usize,
     share: f64,
-) -> Option<Vec<usize>> {
+) -> Vec<usize> {
     let mut part = Vec::new();
     for class in 0..classes {
-        let outside = |i: &usize| labels[*i] == class && folds[*i] != fold;
+        let outside = |i: &usize| labels[*i] == class && folds[*i] != Some(fold);
         let own: Vec<usize> = (0..labels.len()).filter(outside).collect();
-        if own.is_empty() {
-            return None;
-        }
-        let count = ((own.len() as f64 * share).round() as usize).max(1);
+        let count = ((own.len() as f64 * share).round() as usize).max(1).min(own.len());
         // Spread over the others' folds, which were shuffled.
         part.extend((0..count).map(|k| own[k * own.len() / count]));
     }
-    Some(part)
+    part
 }
 
 #[cfg(test)]
@@ -250,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn a_class_of_one_image_leaves_no_curve_where_it_is_held_out() {
+    fn the_only_image_of_a_class_is_learned_from_alone() {
         let (x, mut labels) = data(30);
         labels.iter_mut().for_each(|l| *l %= 2);
         labels[29] = 2;
         let curve = LearningCurve::of(&x, &labels, 3, 0.1, 0).unwrap();
         assert!(curve.points.iter().all(|p| p.accuracy.is_finite()), "{curve:?}");
-        assert_eq!(curve.classes[2].recall, 0.0);
+        assert!(curve.points.len() == SHARES.len() && curve.classes[2].recall.is_none());
         let lone = LearningCurve::of(&x[..24], &[0, 1], 2, 0.1, 0).unwrap();
         assert!(lone.points.is_empty() && lone.expected().is_none());
     }

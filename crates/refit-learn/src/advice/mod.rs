@@ -141,7 +141,7 @@ impl Facts<'_> {
         };
         Conclusion {
             rule: rule.to_owned(),
-            candidates: candidates.into_iter().collect(),
+            candidates: distinct(candidates),
             evidence: self.evidence(),
         }
     }
@@ -163,10 +163,11 @@ impl Facts<'_> {
             if *many { "many" } else { "few" }
         )];
         if let Some(s) = self.similarity {
+            let scale = if s.own_reference { "" } else { " (in the embedded network)" };
             evidence.push(match s.verdict {
                 Verdict::Near => format!(
                     "channel statistics stand {:.1} times as far from the pretraining's as ordinary \
-                     photographs': near",
+                     photographs'{scale}: near",
                     s.distance
                 ),
                 verdict => {
@@ -175,7 +176,7 @@ impl Facts<'_> {
                     let word = if verdict == Verdict::Far { "far" } else { "between near and far" };
                     format!(
                         "channel statistics stand {:.1} times as far from the pretraining's as \
-                         ordinary photographs'{since}: {word}",
+                         ordinary photographs'{scale}{since}: {word}",
                         s.distance
                     )
                 }
@@ -199,10 +200,11 @@ impl Facts<'_> {
         }
         if let Some(gain) = self.curve.gain_of_doubling() {
             const FELT: f64 = 0.005;
-            let weakest = self.curve.classes.iter().min_by(|a, b| a.recall.total_cmp(&b.recall));
+            let known = self.curve.classes.iter().filter_map(|c| Some((c.class, c.recall?)));
+            let weakest = known.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(class, _)| class);
             let weakest = weakest.filter(|_| gain > FELT);
             let class = weakest
-                .and_then(|w| self.classes.get(w.class))
+                .and_then(|class| self.classes.get(class))
                 .map_or_else(String::new, |class| format!("; class `{class}` needs them most"));
             evidence.push(format!(
                 "twice as many images would add about {:.1} points{class}",
@@ -211,6 +213,12 @@ impl Facts<'_> {
         }
         evidence
     }
+}
+
+/// Both, or one if they are the same.
+fn distinct([first, second]: [Candidate; 2]) -> Vec<Candidate> {
+    let same = first.strategy == second.strategy && first.unfreeze_from == second.unfreeze_from;
+    if same { vec![first] } else { vec![first, second] }
 }
 
 #[cfg(test)]
@@ -229,7 +237,7 @@ mod tests {
             amount: &Amount::new(vec![per_class; 3], [300, 4_000_000]),
             similarity: similarity.as_ref(),
             transfer: &[],
-            curve: &LearningCurve { points: vec![], fit: None, classes: vec![] },
+            curve: &LearningCurve { images: 0, points: vec![], fit: None, classes: vec![] },
             classes: &[],
             starts: &starts,
             seconds: &|_| 1.0,

@@ -35,7 +35,7 @@ pub struct Similarity {
     pub own_reference: bool,
     /// The mean over the inner groups, as a multiple of the reference's.
     pub distance: f64,
-    /// The first inner group, from 0, that stands [`DEPARTS`] times as far as the reference.
+    /// The first inner group, from 0, that stands five times as far as the reference.
     pub departs: Option<usize>,
     /// What this says.
     pub verdict: Verdict,
@@ -79,7 +79,7 @@ impl Similarity {
 pub(crate) struct Reference {
     /// The network that they were measured with.
     pub network: String,
-    /// By batch norm, from the stem up.
+    /// By group of batch norms, from the stem up.
     pub divergence: Vec<f64>,
 }
 
@@ -127,10 +127,13 @@ impl Depths {
             .filter(body)
             .filter(|id| matches!(nodes[*id].layer, Layer::Conv(_)))
             .collect();
-        let heads = bounds(convs.len());
+        // Groups are of norms, where there are any: a group begins with what its first one takes.
+        let taken: Vec<usize> = norms.iter().map(|&id| input(id)).filter(|&id| id != 0).collect();
+        let layers = if norms.is_empty() { convs } else { taken };
+        let heads = if layers.is_empty() { vec![] } else { bounds(layers.len()) };
         // A group begins where a block does, if one does among its first convolutions.
         let start = |group: &[usize]| -> usize {
-            let own = &convs[group[0]..group[1]];
+            let own = &layers[group[0]..group[1]];
             let begins = |id: &&usize| group[0] == 0 || block(net, **id) != nodes[**id].name;
             own.iter().find(begins).or(own.first()).copied().unwrap_or(0)
         };

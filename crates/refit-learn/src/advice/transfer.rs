@@ -16,8 +16,8 @@ pub struct Transferability {
 /// Neighbours that vote.
 pub const NEIGHBOURS: usize = 5;
 
-/// The logarithm of the labels' evidence given the features, a sample and class (LogME: You et al.
-/// 2021, <https://arxiv.org/abs/2102.11005>): the larger, the better a linear head will do.
+/// The logarithm of the labels' evidence given the features, a sample and class that occurs (LogME: You
+/// et al. 2021, <https://arxiv.org/abs/2102.11005>): the larger, the better a linear head will do.
 ///
 /// `features` are `[n, dim]`, row-major, and `labels` `[n]`, below `classes`. Work and memory grow as
 /// `n^3` and `n^2`: some hundred samples are enough.
@@ -48,7 +48,8 @@ pub fn log_me(features: &[f32], labels: &[usize], classes: usize) -> f64 {
         let z: Vec<f64> = (0..n).map(turned).collect();
         evidence(&squares, &z, dim) / n as f64
     };
-    (0..classes).map(class).sum::<f64>() / classes.max(1) as f64
+    let there: Vec<usize> = (0..classes).filter(|class| labels.contains(class)).collect();
+    there.iter().map(|c| class(*c)).sum::<f64>() / there.len().max(1) as f64
 }
 
 /// The evidence of a target whose parts along the features' singular directions are `z`, by the
@@ -60,11 +61,12 @@ fn evidence(squares: &[f64], z: &[f64], dim: usize) -> f64 {
     let (mut weight, mut rest) = (0.0, 0.0);
     for _ in 0..11 {
         let t = alpha / beta;
-        let gamma: f64 = ranks.iter().map(|(s, _)| s / (t + s)).sum();
+        let gamma: f64 = ranks.iter().map(|(s, _)| s / (t + s).max(1e-300)).sum();
         weight = ranks.iter().map(|(s, z2)| s * z2 / (t + s).powi(2)).sum::<f64>();
         rest = ranks.iter().map(|(s, z2)| z2 * (t / (t + s)).powi(2)).sum::<f64>();
-        alpha = gamma / weight.max(1e-12);
-        beta = (n - gamma) / rest.max(1e-12);
+        // Features that say nothing leave the first precision without a bound.
+        alpha = (gamma / weight.max(1e-12)).clamp(1e-12, 1e12);
+        beta = ((n - gamma) / rest.max(1e-12)).clamp(1e-12, 1e12);
     }
     // Of `alpha + beta F'F`, whose other eigenvalues, as many as `dim` exceeds `n`, are `alpha`.
     let values = ranks.iter().map(|(s, _)| (alpha + beta * s).ln());
@@ -274,6 +276,13 @@ mod tests {
             - beta * rest
             - alpha * weight
             - n as f64 * std::f64::consts::TAU.ln())
+    }
+
+    #[test]
+    fn absent_classes_and_empty_features_leave_a_number() {
+        let (x, labels) = clouds(40, 6, 3, 2.0);
+        assert_eq!(log_me(&x, &labels, 3), log_me(&x, &labels, 9));
+        assert!(log_me(&[0.0; 80], &labels, 3).is_finite());
     }
 
     #[test]

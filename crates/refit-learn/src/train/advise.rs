@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use refit_data::{DecodeOptions, Loader, LoaderOptions, Sample, Strictness, decode_file_in};
-use refit_net::{Edit, HeadKind, Layer, Network};
+use refit_net::{Edit, HeadKind, Layer, Network, Shape};
 
 use super::images::{Images, SplitFeatures};
 use super::start::{Start, open_dataset, starting_point};
@@ -23,6 +23,9 @@ use crate::watch::{Event, Watch, stage};
 
 /// Training images that layers are looked at with.
 const SAMPLE: usize = 128;
+
+/// Training images that the learning curve is drawn from, at most.
+const MOST: usize = 4000;
 
 /// Images that go through the network together: all layers' maps are held.
 const TOGETHER: usize = 2;
@@ -44,7 +47,9 @@ pub fn advise(
     let dataset = open_dataset(&settings, watch)?;
     let start = starting_point(&settings, &Device::flex(), watch)?;
     let (folder, started) = (RunFolder(None), Instant::now());
-    Run { settings: &settings, context, watch, dataset, folder, started }.advise(&start)
+    let run = Run { settings: &settings, context, watch, dataset, folder, started, advice: None };
+    let epochs = |strategy| TrainingSettings::for_strategy(strategy).epochs;
+    Ok(run.advise(&start, &epochs)?.0)
 }
 
 /// What a look at the layers found.
@@ -54,23 +59,34 @@ struct Looked {
 }
 
 impl Run<'_> {
-    pub(super) fn advise(&self, start: &Start) -> Result<Advice, LearnError> {
+    /// The advice, and the images that could be read; `epochs` are those of a strategy.
+    pub(super) fn advise(
+        &self,
+        start: &Start,
+        epochs: &dyn Fn(Strategy) -> usize,
+    ) -> Result<(Advice, Images), LearnError> {
         let features = self.features(start)?;
         let images = self.images_with(&features)?;
         let classes = self.dataset.classes.len();
-        let (rows, truth) = (plain_rows(&features), labels(&images.train));
+        let truth = labels(&images.train);
+        let used = spread(&truth, MOST);
+        let (rows, own) =
+            (plain_rows(&features, &used), used.iter().map(|i| truth[*i]).collect::<Vec<_>>());
         let curve = stage(self.watch, "learning curve", 0, || {
             let options = LogisticOptions { seed: self.settings.seed, ..Default::default() };
-            let strength = LogisticRegression::fit(&rows, &truth, classes, &options)?.strength;
-            LearningCurve::of(&rows, &truth, classes, strength, self.settings.seed)
+            let strength = LogisticRegression::fit(&rows, &own, classes, &options)?.strength;
+            LearningCurve::of(&rows, &own, classes, strength, self.settings.seed)
         })?;
+        if self.watch.stops() {
+            return Err(LearnError::Stopped);
+        }
         let mut by_class = vec![0; classes];
         truth.iter().for_each(|l| by_class[*l] += 1);
         let amount = Amount::new(by_class, self.parameters(start)?);
         let depths = Depths::of(&start.network);
         let looked = self.look(start, &depths, &images, &features)?;
-        let (energy, leep) = self.old_classes(start, &rows, &truth);
-        let seconds = self.seconds_of(start, images.train.len(), images.val.len());
+        let (energy, leep) = self.old_classes(start, &rows, &own);
+        let seconds = self.seconds_of(start, epochs, images.train.len(), images.val.len());
         let facts = Facts {
             amount: &amount,
             similarity: looked.similarity.as_ref(),
@@ -81,7 +97,7 @@ impl Run<'_> {
             seconds: &seconds,
         };
         let conclusion = facts.conclude();
-        Ok(Advice {
+        let advice = Advice {
             backbone: self.settings.backbone.clone(),
             classes: self.dataset.classes.clone(),
             amount,
@@ -91,7 +107,8 @@ impl Run<'_> {
             transfer: looked.transfer,
             curve,
             conclusion,
-        })
+        };
+        Ok((advice, images))
     }
 
     /// Parameters of a new linear head, and of the network with it.
@@ -189,7 +206,10 @@ impl Run<'_> {
     ) -> (Option<f64>, Option<f64>) {
         let graph = start.network.graph();
         let name = |id: usize| graph.nodes()[id].name.as_str();
-        if start.classes.is_empty() || graph.features() == graph.output() {
+        // A head that a checkpoint lacks, or that an edit made, knows nothing.
+        let known = self.settings.weights.is_none() && self.settings.edits.is_empty();
+        let vector = matches!(graph.nodes()[graph.features()].shape, Shape::Vector { .. });
+        if !known || !vector || start.classes.is_empty() || graph.features() == graph.output() {
             return (None, None);
         }
         let head =
@@ -212,11 +232,17 @@ impl Run<'_> {
 
     /// Seconds that strategies take: from the time of a batch forward, at what steps cost relative
     /// to it.
-    fn seconds_of(&self, start: &Start, train: usize, val: usize) -> impl Fn(Strategy) -> f64 {
+    fn seconds_of(
+        &self,
+        start: &Start,
+        epochs: &dyn Fn(Strategy) -> usize,
+        train: usize,
+        val: usize,
+    ) -> impl Fn(Strategy) -> f64 {
         let image = seconds_of_an_image(&start.network, start.preprocess.size);
         let views = self.settings.views;
         move |strategy| {
-            let epochs = TrainingSettings::for_strategy(strategy).epochs as f64;
+            let epochs = epochs(strategy) as f64;
             // A step forward and back costs three to five times as much as a compiled pass.
             let step = match strategy {
                 Strategy::AsIs | Strategy::Features => 0.0,
@@ -265,18 +291,22 @@ fn similarity(
     Some(Similarity::new(images, depths.starts.clone(), groups(&by_norm), &reference, own))
 }
 
-/// The plain view of every training image.
-fn plain_rows(features: &SplitFeatures) -> Vec<f32> {
-    let learned = &features.learned;
-    (0..learned.readable.len()).flat_map(|i| learned.row(i, 0)).copied().collect()
+/// The plain views of some training images.
+fn plain_rows(features: &SplitFeatures, images: &[usize]) -> Vec<f32> {
+    images.iter().flat_map(|&i| features.learned.row(i, 0)).copied().collect()
 }
 
-/// At most `most` positions, spread evenly over the classes and within each.
+/// At most `most` positions, one of each class and then spread evenly over all; more only if there are
+/// more classes.
 fn spread(labels: &[usize], most: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|&i| labels[i]);
-    let count = most.min(order.len());
-    (0..count).map(|k| order[k * order.len() / count]).collect()
+    let first = |k: &usize| *k == 0 || labels[order[*k]] != labels[order[*k - 1]];
+    let (mut chosen, rest): (Vec<usize>, Vec<usize>) = (0..order.len()).partition(first);
+    let count = most.saturating_sub(chosen.len()).min(rest.len());
+    chosen.extend((0..count).map(|k| rest[k * rest.len() / count]));
+    chosen.sort_unstable();
+    chosen.into_iter().map(|k| order[k]).collect()
 }
 
 #[cfg(test)]
@@ -288,7 +318,11 @@ mod tests {
         let labels: Vec<usize> = (0..300).map(|i| usize::from(i % 3 == 0)).collect();
         let chosen = spread(&labels, 30);
         assert_eq!(chosen.len(), 30);
-        assert_eq!(chosen.iter().filter(|i| labels[**i] == 1).count(), 10);
+        let ones = chosen.iter().filter(|i| labels[**i] == 1).count();
+        assert!((9..=11).contains(&ones), "{ones}");
         assert_eq!(spread(&labels[..4], 30).len(), 4);
+        let rare: Vec<usize> = (0..1003).map(|i| usize::from(i >= 1000)).collect();
+        assert!(spread(&rare, 128).iter().any(|i| rare[*i] == 1));
+        assert_eq!(spread(&(0..200).collect::<Vec<_>>(), 128).len(), 200);
     }
 }

@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::folder::RunFolder;
 use super::start::{open_dataset, starting_point};
-use super::{Outcome, Run, RunContext, train_on};
+use super::{Beginning, Outcome, Run, RunContext, train_on};
 use crate::advice::{Advice, Candidate};
 use crate::calibrate::{scaled_loss, temperature};
 use crate::error::LearnError;
+use crate::metrics::Metrics;
 use crate::model::RunOptions;
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch, stage};
@@ -24,8 +25,10 @@ const HELD_OUT: f64 = 0.25;
 /// Training images that trials use at most.
 const MOST: usize = 2000;
 
-/// Seconds that everything may take where no time budget is given, by the estimates made before.
-const BUDGET: f64 = 1800.0;
+/// Multiply-adds of a candidate's passes forward, over all its epochs, up to which it is tried where no
+/// time budget is given: about half an hour on two cores. Nothing is timed for it, so that one seed
+/// gives the same run on any machine.
+const WORK: f64 = 2e13;
 
 /// How a strategy did in a trial.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,7 +53,7 @@ pub struct Trial {
 pub struct Choice {
     /// What was measured before.
     pub advice: Advice,
-    /// What was tried, the best first.
+    /// What was tried, the lowest loss first.
     pub trials: Vec<Trial>,
     /// What the run does.
     pub chosen: Candidate,
@@ -74,54 +77,88 @@ pub fn auto(
     plain.validate()?;
     let dataset = open_dataset(&plain, watch)?;
     RunFolder::open(context)?;
-    let advice = {
-        let start = starting_point(&plain, &Device::flex(), watch)?;
+    let start = starting_point(&plain, &Device::flex(), watch)?;
+    let epochs = |strategy| settings(strategy, None).training.epochs;
+    let (advice, images) = {
         let (folder, dataset) = (RunFolder(None), dataset.clone());
-        Run { settings: &plain, context, watch, dataset, folder, started }.advise(&start)?
+        let run = Run { settings: &plain, context, watch, dataset, folder, started, advice: None };
+        run.advise(&start, &epochs)?
     };
     watch.event(Event::Note(format!("advice: {}", advice.conclusion.rule)));
-    let budget = plain.time_budget.unwrap_or(BUDGET);
-    let candidates = affordable(&advice, budget, watch);
+    let means = Means {
+        work: images.train.len() as f64 * start.network.multiply_adds() as f64,
+        epochs: &epochs,
+        left: plain.time_budget.map(|budget| budget - started.elapsed().as_secs_f64()),
+    };
+    let inner = inner_split(&dataset, images.train, plain.seed);
+    let candidates = match inner.val.is_empty() {
+        true => {
+            watch.event(Event::Note("no trials: no class has an image to spare for them".into()));
+            vec![]
+        }
+        false => means.affordable(&advice, watch),
+    };
     let mut trials = Vec::new();
     if candidates.len() > 1 {
-        let inner = inner_split(&dataset, plain.seed);
+        let trying = Trying { settings, inner: &inner, context, watch, started };
         for candidate in candidates {
-            trials.push(try_out(candidate, settings, &inner, context, watch)?);
+            trials.push(trying.out(candidate)?);
         }
-        trials.sort_by(|a, b| a.loss.total_cmp(&b.loss));
     }
-    let chosen = trials.first().map_or_else(|| features(&advice), |best| best.candidate.clone());
+    let chosen = choose(&trials).map_or_else(|| features(&advice), |best| best.candidate.clone());
     watch.event(Event::Note(format!("strategy: {}", named(&chosen))));
+    trials.sort_by(|a, b| a.loss.total_cmp(&b.loss));
+    let trials = trials.into_iter().map(|tried| tried.trial).collect();
     let choice = Choice { advice, trials, chosen };
-    let mut settings = of(&choice.chosen, settings);
-    settings.floor = settings.strategy.trains_body();
-    if let Some(budget) = settings.time_budget {
-        settings.time_budget = Some((budget - started.elapsed().as_secs_f64()).max(1.0));
-    }
-    write(&choice, context)?;
-    let outcome = train_on(dataset, &settings, context, watch)?;
+    let settings = of(&choice.chosen, settings);
+    let json = serde_json::to_string_pretty(&choice).expect("numbers serialize");
+    let beginning = Beginning { started, advice: Some(json + "\n") };
+    let outcome = train_on(dataset, &settings, context, watch, &beginning)?;
     Ok((choice, outcome))
 }
 
-/// What is tried: `features` and the advised strategies, as far as there is time for them.
-fn affordable(advice: &Advice, budget: f64, watch: &dyn Watch) -> Vec<Candidate> {
-    let mut candidates = vec![features(advice)];
-    for candidate in &advice.conclusion.candidates {
-        // A trial and, perhaps, the run itself.
-        let needed = candidates.iter().map(|c| c.seconds).sum::<f64>() + 2.0 * candidate.seconds;
-        if candidate.strategy == Strategy::Features {
-            continue;
-        } else if needed > budget {
+/// What may be tried.
+struct Means<'a> {
+    /// Multiply-adds of a pass over the training images.
+    work: f64,
+    /// Epochs of a strategy.
+    epochs: &'a dyn Fn(Strategy) -> usize,
+    /// Seconds that are left, if there is a budget.
+    left: Option<f64>,
+}
+
+impl Means<'_> {
+    /// What is tried: `features` and the advised strategies, as far as there is time for them.
+    fn affordable(&self, advice: &Advice, watch: &dyn Watch) -> Vec<Candidate> {
+        let mut candidates = vec![features(advice)];
+        let advised = advice.conclusion.candidates.iter();
+        for candidate in advised.filter(|c| c.strategy != Strategy::Features) {
+            let trials: f64 = candidates.iter().map(|c| c.seconds).sum();
+            // Its own trial, and perhaps the run.
+            let fits = match self.left {
+                Some(left) => trials + 2.0 * candidate.seconds <= left,
+                None => (self.epochs)(candidate.strategy) as f64 * self.work <= WORK,
+            };
+            if fits {
+                candidates.push(candidate.clone());
+                continue;
+            }
             watch.event(Event::Note(format!(
-                "{} is not tried: it would take about {:.0} minutes; --time-budget allows more",
+                "{} is not tried: it would take about {}; --time-budget allows more",
                 named(candidate),
-                needed / 60.0
+                in_words(candidate.seconds)
             )));
-        } else {
-            candidates.push(candidate.clone());
         }
+        candidates
     }
-    candidates
+}
+
+fn in_words(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} seconds"),
+        s if s < 6000.0 => format!("{:.0} minutes", s / 60.0),
+        s => format!("{:.1} hours", s / 3600.0),
+    }
 }
 
 fn features(advice: &Advice) -> Candidate {
@@ -130,12 +167,14 @@ fn features(advice: &Advice) -> Candidate {
     Candidate { strategy: Strategy::Features, unfreeze_from: None, seconds }
 }
 
-/// The settings of a candidate; where nothing is frozen, everything computes in f32.
+/// The settings of a candidate: the head that it begins with competes, and where nothing is frozen,
+/// everything computes in f32.
 fn of(candidate: &Candidate, settings: &dyn Fn(Strategy, Option<&str>) -> Settings) -> Settings {
     let settings = settings(candidate.strategy, candidate.unfreeze_from.as_deref());
+    let floor = candidate.strategy.trains_body();
     match candidate.strategy.runs_frozen() {
-        true => settings,
-        false => Settings { precision: Precision::F32, ..settings },
+        true => Settings { floor, ..settings },
+        false => Settings { floor, precision: Precision::F32, ..settings },
     }
 }
 
@@ -147,65 +186,125 @@ fn named(candidate: &Candidate) -> String {
     }
 }
 
-/// The training images alone, some of them held out.
-fn inner_split(dataset: &Dataset, seed: u64) -> Dataset {
-    let all = &dataset.train;
-    let used: Vec<Sample> = match all.len() {
-        n if n > MOST => stratified_split(all, MOST as f64 / n as f64, seed).1,
-        _ => all.clone(),
+/// The readable training images alone, some of them held out.
+fn inner_split(dataset: &Dataset, readable: Vec<Sample>, seed: u64) -> Dataset {
+    let used = match readable.len() {
+        n if n > MOST => stratified_split(&readable, MOST as f64 / n as f64, seed).1,
+        _ => readable,
     };
     let (train, val) = stratified_split(&used, HELD_OUT, seed);
     Dataset { train, val, test: Vec::new(), has_given_val: true, ..dataset.clone() }
 }
 
-fn try_out(
-    candidate: Candidate,
-    settings: &dyn Fn(Strategy, Option<&str>) -> Settings,
-    inner: &Dataset,
-    context: &RunContext,
-    watch: &dyn Watch,
-) -> Result<Trial, LearnError> {
-    let began = Instant::now();
-    let settings = of(&candidate, settings);
-    let context = RunContext { folder: None, resume: false, ..context.clone() };
-    let options = RunOptions {
-        workers: context.workers,
-        precision: settings.precision,
-        strictness: Strictness::Skip,
-        ..RunOptions::default()
-    };
-    let (mut logits, mut labels) = (Vec::new(), Vec::new());
-    let outcome = stage(watch, format!("trial of {}", named(&candidate)), 0, || {
-        let outcome = train_on(inner.clone(), &settings, &context, &Behind(watch))?;
-        outcome.model.run(&inner.val, &[], &options, &(), &mut |output| {
-            logits.extend(output.values);
-            labels.push(inner.val[output.index].label);
-        })?;
-        Ok::<_, LearnError>(outcome)
-    })?;
-    let classes = inner.classes.len();
-    let loss = scaled_loss(&logits, &labels, classes, temperature(&logits, &labels, classes));
-    let metrics = outcome.report.val.as_ref();
-    let trial = Trial {
-        loss,
-        top1: metrics.map_or(0.0, |m| m.top1),
-        interval95: metrics.map_or([0.0, 1.0], |m| m.interval95),
-        images: metrics.map_or(0, |m| m.samples),
-        seconds: began.elapsed().as_secs_f64(),
-        candidate,
-    };
-    watch.event(Event::Note(format!(
-        "trial of {}: {:.1}% right of {} held out, log loss {:.3}",
-        named(&trial.candidate),
-        100.0 * trial.top1,
-        trial.images,
-        trial.loss
-    )));
-    Ok(trial)
+/// A trial, and the loss of each image held out.
+struct Tried {
+    trial: Trial,
+    losses: Vec<f64>,
+}
+
+impl std::ops::Deref for Tried {
+    type Target = Trial;
+    fn deref(&self) -> &Trial {
+        &self.trial
+    }
+}
+
+/// The trial with the lowest loss; but `features`, the first, unless another is better by more than
+/// one standard error of the difference, image by image (after Breiman et al. 1984): what trains
+/// longer has also chosen its epoch by these images.
+fn choose(trials: &[Tried]) -> Option<&Tried> {
+    let (first, others) = trials.split_first()?;
+    let best = others.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
+    Some(best.filter(|best| is_lower(&best.losses, &first.losses)).unwrap_or(first))
+}
+
+/// Whether the mean of `a` is lower than that of `b` by more than the standard error of their paired
+/// differences.
+fn is_lower(a: &[f64], b: &[f64]) -> bool {
+    let n = a.len() as f64;
+    if a.len() != b.len() || a.len() < 2 {
+        return false;
+    }
+    let differences: Vec<f64> = b.iter().zip(a).map(|(b, a)| b - a).collect();
+    let mean = differences.iter().sum::<f64>() / n;
+    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    mean > (variance / n).sqrt()
+}
+
+/// What trials are carried out with.
+struct Trying<'a> {
+    settings: &'a dyn Fn(Strategy, Option<&str>) -> Settings,
+    inner: &'a Dataset,
+    context: &'a RunContext,
+    watch: &'a dyn Watch,
+    started: Instant,
+}
+
+impl Trying<'_> {
+    fn out(&self, candidate: Candidate) -> Result<Tried, LearnError> {
+        let (began, inner) = (Instant::now(), self.inner);
+        let mut settings = of(&candidate, self.settings);
+        // Trials leave the run half of the time.
+        settings.time_budget = settings.time_budget.map(|budget| 0.5 * budget);
+        let context = RunContext { folder: None, resume: false, ..self.context.clone() };
+        let options = RunOptions {
+            workers: context.workers,
+            precision: settings.precision,
+            strictness: Strictness::Skip,
+            ..RunOptions::default()
+        };
+        let (mut logits, mut labels) = (Vec::new(), Vec::new());
+        let name = format!("trial of {}", named(&candidate));
+        let outcome = stage(self.watch, &name, 0, || {
+            let beginning = Beginning { started: self.started, advice: None };
+            let behind = Behind(self.watch);
+            let outcome = train_on(inner.clone(), &settings, &context, &behind, &beginning)?;
+            outcome.model.run(&inner.val, &[], &options, &(), &mut |output| {
+                logits.extend(output.values);
+                labels.push(inner.val[output.index].label);
+            })?;
+            Ok(())
+        });
+        match outcome {
+            Err(error @ LearnError::Diverged { .. }) => {
+                self.watch.event(Event::Warning(format!("{name}: {error}")));
+                (logits, labels) = (Vec::new(), Vec::new());
+            }
+            outcome => outcome?,
+        }
+        let classes = inner.classes.len();
+        let heat = temperature(&logits, &labels, classes);
+        let rows = logits.chunks_exact(classes).zip(&labels);
+        let losses: Vec<f64> =
+            rows.map(|(row, label)| scaled_loss(row, &[*label], classes, heat)).collect();
+        let metrics = Metrics::from_logits(&logits, &labels, &inner.classes);
+        let count = losses.len() as f64;
+        let trial = Trial {
+            loss: if losses.is_empty() {
+                f64::INFINITY
+            } else {
+                losses.iter().sum::<f64>() / count
+            },
+            top1: metrics.as_ref().map_or(0.0, |m| m.top1),
+            interval95: metrics.as_ref().map_or([0.0, 1.0], |m| m.interval95),
+            images: metrics.as_ref().map_or(0, |m| m.samples),
+            seconds: began.elapsed().as_secs_f64(),
+            candidate,
+        };
+        if metrics.is_some() {
+            self.watch.event(Event::Note(format!(
+                "{name}: {:.1}% right of {} held out, log loss {:.3}",
+                100.0 * trial.top1,
+                trial.images,
+                trial.loss
+            )));
+        }
+        Ok(Tried { trial, losses })
+    }
 }
 
 /// Counts what goes on in a trial, whose stages and notes are not the run's.
-struct Behind<'a>(&'a dyn Watch);
+pub(super) struct Behind<'a>(pub &'a dyn Watch);
 
 impl Watch for Behind<'_> {
     fn event(&self, event: Event) {
@@ -219,14 +318,20 @@ impl Watch for Behind<'_> {
     }
 }
 
-/// Writes `advice.json` into the run's folder.
-fn write(choice: &Choice, context: &RunContext) -> Result<(), LearnError> {
-    let Some(folder) = &context.folder else { return Ok(()) };
-    std::fs::create_dir_all(folder).map_err(|source| LearnError::Io {
-        what: "make",
-        path: folder.clone(),
-        source,
-    })?;
-    let json = serde_json::to_string_pretty(choice).expect("numbers serialize");
-    RunFolder(Some(folder.clone())).write("advice.json", format!("{json}\n").as_bytes())
+#[cfg(test)]
+mod tests {
+    use super::is_lower;
+
+    #[test]
+    fn a_difference_must_exceed_its_standard_error() {
+        let base = [1.0, 2.0, 0.5, 0.1, 3.0, 0.2];
+        let lower = base.map(|x| x - 0.05);
+        assert!(is_lower(&lower, &base) && !is_lower(&base, &lower));
+        // Lower in the mean, but by one image alone.
+        let mut once = base;
+        once[4] = 2.0;
+        assert!(!is_lower(&once, &base));
+        assert!(!is_lower(&[], &[]) && !is_lower(&[1.0], &[2.0]));
+        assert!(!is_lower(&[], &base));
+    }
 }

@@ -70,7 +70,7 @@ impl Run<'_> {
             class_weights: &self.class_weights(feed.labels()),
             seed: self.settings.seed,
             time_budget: self.settings.time_budget,
-            floor: self.settings.floor,
+            floor: self.settings.floor && feed.is_body(),
             started: self.started,
             checkpoints,
             resume: self.context.resume,
@@ -107,6 +107,10 @@ struct ImageFeed<'a> {
 impl Feed for ImageFeed<'_> {
     fn labels(&self) -> &[usize] {
         &self.labels
+    }
+
+    fn is_body(&self) -> bool {
+        true
     }
 
     fn epoch(

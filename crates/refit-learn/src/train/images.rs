@@ -37,8 +37,9 @@ impl Run<'_> {
     pub(super) fn features(&self, start: &Start) -> Result<SplitFeatures, LearnError> {
         let samples = self.samples();
         let (train, rest) = samples.split_at(self.dataset.train.len());
-        let whole = self.settings.strategy == Strategy::Features || self.settings.floor;
-        let views = if whole { self.settings.views } else { 1 };
+        // Where the head may be the result, it learns from as many views as it can have.
+        let last = self.settings.strategy == Strategy::Features || self.settings.floor;
+        let views = if last { self.settings.views } else { 1 };
         let take = |samples: &[Sample], views: usize| {
             let options = ExtractOptions {
                 run: self.run_options(),

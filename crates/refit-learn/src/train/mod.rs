@@ -4,6 +4,7 @@ mod advise;
 mod as_is;
 mod auto;
 mod body;
+mod compare;
 mod folder;
 mod head;
 mod images;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
+pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::read_settings;
 
 use crate::error::LearnError;
@@ -96,7 +98,7 @@ pub struct Report {
     pub parameters: [usize; 2],
     /// The penalty that cross-validation chose for a linear head.
     pub strength: Option<f64>,
-    /// The epoch whose weights were kept, from 1.
+    /// The epoch whose weights were kept, from 1; 0 for those that training began with.
     pub best_epoch: Option<usize>,
 }
 
@@ -121,7 +123,22 @@ pub fn train(
     watch: &dyn Watch,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
-    train_on(open_dataset(settings, watch)?, settings, context, watch)
+    train_on(open_dataset(settings, watch)?, settings, context, watch, &Beginning::now())
+}
+
+/// What went before a run.
+struct Beginning {
+    /// When it all began.
+    started: Instant,
+    /// Why it does what it does, to be written into its folder.
+    advice: Option<String>,
+}
+
+impl Beginning {
+    /// Nothing.
+    fn now() -> Self {
+        Self { started: Instant::now(), advice: None }
+    }
 }
 
 /// Carries out a run on images that are listed already.
@@ -130,13 +147,14 @@ fn train_on(
     settings: &Settings,
     context: &RunContext,
     watch: &dyn Watch,
+    Beginning { started, advice }: &Beginning,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
-    let started = Instant::now();
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;
-    let run = Run { settings, context, watch, dataset, folder, started };
+    let (started, advice) = (*started, advice.as_deref());
+    let run = Run { settings, context, watch, dataset, folder, started, advice };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),
         _ => run.learn(start),
@@ -152,6 +170,8 @@ struct Run<'a> {
     dataset: Dataset,
     folder: RunFolder,
     started: Instant,
+    /// The content of `advice.json`, if there is to be one.
+    advice: Option<&'a str>,
 }
 
 /// What a strategy ends with.
@@ -199,6 +219,9 @@ impl Run<'_> {
             (self.checked_images()?, None)
         };
         self.folder.begin(self.settings, &images, self.context.resume)?;
+        if let Some(advice) = self.advice {
+            self.folder.write("advice.json", advice.as_bytes())?;
+        }
         let training_began = Instant::now();
         let learned = match (strategy, &features) {
             (Strategy::Features, Some(features)) => self.head(network, features, &images, true)?,

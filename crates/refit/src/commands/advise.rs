@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use refit::learn::advice::Advice;
 use refit::learn::advice::similarity::Similarity;
-use refit::learn::network_of;
-use refit::{RunContext, Settings, Strategy, zoo};
+use refit::{RunContext, Settings, Strategy};
 
 use crate::cli::TEMPLATE;
+use crate::commands::train::network_to_start_from;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::output::{Side, duration, percent, table};
@@ -53,11 +53,7 @@ pub struct Advise {
 impl Advise {
     /// Measures and says what it comes to.
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
-        let network = match (&self.backbone, &self.weights) {
-            (Some(name), _) => zoo::find(name)?.graph(),
-            (None, Some(weights)) => network_of(weights)?,
-            (None, None) => zoo::find("efficientnet_lite0")?.graph(),
-        };
+        let network = network_to_start_from(self.backbone.as_deref(), self.weights.as_deref())?;
         let settings = Settings {
             backbone: network.name().to_owned(),
             weights: self.weights,
@@ -80,6 +76,9 @@ fn in_words(advice: &Advice) -> String {
         parts.push(format!("Similarity, from the stem up\n{}", profile(similarity)));
     }
     parts.push(format!("Features\n{}", features(advice)));
+    if let (Some(energy), Some(leep)) = (advice.energy, advice.leep) {
+        parts.push(format!("Old classes\n  mean energy {energy:.1}, LEEP {leep:.2}"));
+    }
     if !advice.curve.points.is_empty() {
         parts.push(format!("A head on frozen features\n{}", curve(advice)));
     }

@@ -2,6 +2,7 @@
 
 pub mod advise;
 pub mod bench;
+pub mod compare;
 pub mod edit;
 pub mod embed;
 pub mod evaluate;
@@ -24,6 +25,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
     match command {
         Command::Train(train) => train.run(machine),
         Command::Advise(advise) => advise.run(machine),
+        Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),
         Command::Evaluate(evaluate) => evaluate.run(machine),
         Command::Embed(embed) => embed.run(machine),

@@ -57,9 +57,11 @@ What --precision bf16 covers; what is trained computes in f32 in any case:
   partial          layers below --unfreeze-from; features the head starts from
   fine-tune        features the head starts from, no more
   as-is            the whole network
+  auto             what the strategy that it chooses says
   pretrained-init  nothing, so it is refused; scratch likewise
 
-A run that was stopped goes on with `refit train --resume DIR` and ends as if it had not been."
+A run that was stopped goes on with `refit train --resume DIR` and ends as if it had not been; \
+advice and trials are done again when they were stopped."
 )]
 pub struct Train {
     /// Folder of class folders, or CSV
@@ -310,15 +312,6 @@ impl TrainOptions {
         settings
     }
 
-    /// The network to start from, by its name or its weights.
-    fn network(&self) -> Result<Graph, Failure> {
-        Ok(match (&self.backbone, &self.weights) {
-            (Some(name), _) => zoo::find(name)?.graph(),
-            (None, Some(weights)) => network_of(weights)?,
-            (None, None) => zoo::find("efficientnet_lite0")?.graph(),
-        })
-    }
-
     /// Refuses what would do nothing, and edits that do not fit.
     fn check(&self, graph: &Graph) -> Result<Vec<Edit>, Failure> {
         let idle = |flag: &str, with: &str| {
@@ -418,8 +411,7 @@ impl Train {
     }
 }
 
-/// The settings that a run began with, if it can go on here.
-/// A new run.
+/// A new run; the outer failure is one of the command line.
 fn begin(
     options: &TrainOptions,
     data: &Path,
@@ -427,7 +419,7 @@ fn begin(
     progress: &Progress,
 ) -> Result<Result<Outcome, LearnError>, Failure> {
     warn_of_idle_flags(options, progress);
-    let network = options.network()?;
+    let network = network_to_start_from(options.backbone.as_deref(), options.weights.as_deref())?;
     let edits = options.check(&network)?;
     let settings = |strategy, unfreeze_from: Option<&str>| {
         options.settings(data, (network.name(), &edits), strategy, unfreeze_from)
@@ -441,6 +433,7 @@ fn begin(
     })
 }
 
+/// The settings that a run began with, if it can go on here.
 fn settings_to_resume(folder: &Path) -> Result<Settings, Failure> {
     let settings = read_settings(folder)?;
     settings.precision.check().map_err(|error| {
@@ -480,6 +473,9 @@ fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
     match error {
         LearnError::Stopped if folder.join("settings.toml").exists() => Failure::Interrupted(Some(
             format!("continue with `refit train --resume {}`", shell(folder)),
+        )),
+        LearnError::Stopped => Failure::Interrupted(Some(
+            "nothing is written yet; run the same command again: features are kept".into(),
         )),
         error => error.into(),
     }
@@ -571,4 +567,16 @@ pub fn per_class(metrics: &Metrics) -> Option<String> {
     let text = table(&[Side::Left, Side::Right, Side::Right, Side::Right], &rows);
     let text = text.trim_end_matches('\n').to_owned();
     Some(if all { text } else { format!("the {SHOWN} classes recognized worst:\n{text}") })
+}
+
+/// The network to start from, by its name or its weights.
+pub fn network_to_start_from(
+    backbone: Option<&str>,
+    weights: Option<&Path>,
+) -> Result<Graph, Failure> {
+    Ok(match (backbone, weights) {
+        (Some(name), _) => zoo::find(name)?.graph(),
+        (None, Some(weights)) => network_of(weights)?,
+        (None, None) => zoo::find("efficientnet_lite0")?.graph(),
+    })
 }

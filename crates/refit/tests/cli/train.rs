@@ -46,7 +46,10 @@ fn without_a_strategy_advice_and_trials_choose_one() {
     assert!(settings.contains(&format!("strategy = \"{strategy}\"")), "{settings}");
     scene.run("train --resume run").exits(0);
 
+    // An unreadable image is left out of trials too.
+    scene.write("photos/red/broken.jpg", "nothing");
     let said = scene.run("train photos --time-budget 1s").exits(0);
+    assert_eq!(said.stderr.matches("broken.jpg is left out").count(), 2, "{}", said.stderr);
     assert!(said.stderr.contains("--time-budget allows more"), "{}", said.stderr);
     assert!(scene.path("refit-runs/photos-auto/model.safetensors").is_file());
 }
@@ -65,6 +68,28 @@ fn advice_is_given_in_words_and_in_json() {
     assert_eq!(advice["amount"]["by_class"], serde_json::json!([5, 5]));
     let missing = scene.run("advise nowhere").refused();
     assert!(missing.starts_with("error: ") && missing.contains("nowhere"), "{missing}");
+}
+
+#[test]
+fn strategies_are_compared_on_the_same_images() {
+    let scene = Scene::with_photos(8);
+    let compare = "compare photos --epochs 1 --strategies";
+    let said = scene.run(&format!("{compare} features,partial,as-is --json")).exits(0);
+    assert!(said.stderr.contains("as-is is left out: "), "{}", said.stderr);
+    let found = said.json();
+    let contestants = found["contestants"].as_array().unwrap();
+    assert_eq!((contestants.len(), found["judged_on"].as_str()), (2, Some("validation")));
+    assert_eq!(found["left_out"][0][0], "as-is");
+    assert!(contestants[0]["p_value"].is_null() && contestants[1]["p_value"].is_number());
+    let samples = &contestants[0]["metrics"]["samples"];
+    assert_eq!(samples, &contestants[1]["metrics"]["samples"]);
+    let words = scene.run(&format!("{compare} features")).exits(0).stdout;
+    assert!(words.contains("judged on 4 validation images; efficientnet_lite0"), "{words}");
+    assert!(!scene.path("refit-runs").exists());
+    let refused = scene.run(&format!("{compare} magic")).refused();
+    assert!(refused.contains("no strategy `magic`"), "{refused}");
+    let layer = scene.run("compare photos --unfreeze-from blocks.99").refused();
+    assert!(layer.contains("blocks.99"), "{layer}");
 }
 
 #[test]
