@@ -33,11 +33,11 @@ def networks(refit):
 
 
 def families(networks):
-    """The first network of each paper, by whose names its layers go."""
-    first = {}
-    for name, network in networks.items():
-        first.setdefault((network["paper"], network["names_as"]), name)
-    return list(first.values())
+    """The smallest network of each paper and kind of layer names."""
+    smallest = {}
+    for name, network in sorted(networks.items(), key=lambda item: item[1]["parameters"]):
+        smallest.setdefault((network["paper"], network["names_as"]), name)
+    return list(smallest.values())
 
 
 def weights(name, folder):

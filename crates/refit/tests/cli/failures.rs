@@ -71,6 +71,11 @@ fn files_that_are_cut_or_hostile() {
         for command in ["info", "predict"] {
             let image = if command == "predict" { " x.bmp" } else { "" };
             let said = scene.run(&format!("{command} {name}.safetensors{image}")).refused();
+            // A model's length depends on the digits of its metrics.
+            let header = u64::from_le_bytes(model[..8].try_into().unwrap()) as usize + 8;
+            let lengths =
+                [("[whole]", model.len()), ("[half]", model.len() / 2), ("[header]", header)];
+            let said = lengths.iter().fold(said, |s, (name, n)| s.replace(&n.to_string(), name));
             assert_snapshot!(format!("file-{name}"), said);
         }
     }
