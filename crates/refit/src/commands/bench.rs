@@ -140,10 +140,11 @@ impl Bench {
         }
         if let Some(data) = &self.job {
             let options = RunOptions { batch, ..machine.run_options(false, self.precision) };
-            let times = JobTimes::measure(&model, data, &options)?;
+            let times = JobTimes::measure(&model.for_rgb()?, data, &options)?;
             return self.print(&times, || times.in_words());
         }
-        let images = random_images([batch, 3, size, size], &device);
+        let channels = model.network.graph().input_shape().channels();
+        let images = random_images([batch, channels, size, size], &device);
         let (times, runs, network) = match self.mode {
             Mode::Infer => {
                 let output = &model.network.graph().nodes()[model.network.graph().output()].name;

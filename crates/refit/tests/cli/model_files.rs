@@ -256,4 +256,8 @@ fn speed_is_measured() {
     let rate = infer["images_per_second"].as_f64().unwrap();
     assert!((rate * median - 2.0).abs() < 1e-6);
     assert_eq!(bench("resnet18 --mode train")["mode"], "train");
+    // A network of one channel.
+    for mode in ["infer", "train"] {
+        assert_eq!(bench(&format!("lenet5 --mode {mode}"))["mode"], *mode);
+    }
 }
