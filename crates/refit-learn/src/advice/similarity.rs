@@ -110,8 +110,8 @@ pub(crate) struct Depths {
     pub norms: Vec<(String, String)>,
     /// The block that each group of them (of convolutions, where there are no norms) begins with.
     pub starts: Vec<String>,
-    /// What each of these blocks takes; none for those that take the images.
-    pub cuts: Vec<Option<String>>,
+    /// What these blocks take, but for those that take the images.
+    pub cuts: Vec<String>,
 }
 
 impl Depths {
@@ -141,7 +141,7 @@ impl Depths {
         let name = |id: usize| nodes[id].name.clone();
         Self {
             norms: norms.iter().map(|&id| (name(input(id)), name(id))).collect(),
-            cuts: starts.iter().map(|&id| (input(id) != 0).then(|| name(input(id)))).collect(),
+            cuts: starts.iter().map(|&id| input(id)).filter(|&id| id != 0).map(name).collect(),
             starts: starts.iter().map(|&id| block(net, id)).collect(),
         }
     }
@@ -231,8 +231,8 @@ mod tests {
         assert_eq!(lite0.norms[0], ("conv_stem".into(), "bn1".into()));
         assert_eq!(lite0.starts.len(), DEPTHS);
         assert!(lite0.starts[1..].iter().all(|s| s.starts_with("blocks.")), "{:?}", lite0.starts);
-        assert_eq!(lite0.cuts[0], None);
-        assert!(lite0.cuts[1..].iter().all(Option::is_some));
+        // The first block takes the images.
+        assert_eq!(lite0.cuts.len(), DEPTHS - 1);
         let vgg = Depths::of(&net("vgg11"));
         assert!(vgg.norms.is_empty() && vgg.starts.len() == DEPTHS, "{:?}", vgg.starts);
         let resnet = Depths::of(&net("resnet18"));

@@ -131,13 +131,8 @@ impl Run<'_> {
         let chosen = spread(&labels(&images.train), SAMPLE);
         let samples: Vec<Sample> = chosen.iter().map(|&i| images.train[i].clone()).collect();
         let taken = depths.norms.iter().map(|(input, _)| input.as_str());
-        let cuts: Vec<(usize, &str)> = depths
-            .cuts
-            .iter()
-            .enumerate()
-            .filter_map(|(i, cut)| Some((i, cut.as_deref()?)))
-            .collect();
-        let outputs: Vec<&str> = taken.chain(cuts.iter().map(|(_, cut)| *cut)).collect();
+        let cuts: Vec<&str> = depths.cuts.iter().map(String::as_str).collect();
+        let outputs: Vec<&str> = taken.chain(cuts.iter().copied()).collect();
         let compiled = start.network.compile(&outputs)?;
         let mut sums = vec![ChannelSums::default(); depths.norms.len()];
         let mut rows = vec![Vec::new(); cuts.len()];
@@ -168,7 +163,7 @@ impl Run<'_> {
         };
         let transfer = stage(self.watch, "transferability", 0, || {
             // A block's input is what a head would take if the network were cut before it.
-            let below = cuts.iter().zip(&rows).map(|((_, cut), rows)| score(cut, rows));
+            let below = cuts.iter().zip(&rows).map(|(cut, rows)| score(cut, rows));
             let graph = start.network.graph();
             let top: Vec<f32> =
                 chosen.iter().flat_map(|&i| features.learned.row(i, 0)).copied().collect();

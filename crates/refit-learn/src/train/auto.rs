@@ -4,18 +4,17 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use refit_data::{Dataset, Sample, Strictness, stratified_split};
+use refit_data::{Dataset, Sample, stratified_split};
 use refit_net::Precision;
 use serde::Serialize;
 
 use super::folder::RunFolder;
 use super::start::{open_dataset, starting_point};
-use super::{Beginning, Outcome, Run, RunContext, train_on};
+use super::{Beginning, Outcome, Run, RunContext, run_options, train_on};
 use crate::advice::{Advice, Candidate};
 use crate::calibrate::{scaled_loss, temperature};
 use crate::error::LearnError;
 use crate::metrics::Metrics;
-use crate::model::RunOptions;
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch, stage};
 
@@ -105,10 +104,11 @@ pub fn auto(
             trials.push(trying.out(candidate)?);
         }
     }
-    let chosen = choose(&trials).map_or_else(|| features(&advice), |best| best.candidate.clone());
+    let chosen =
+        choose(&trials).map_or_else(|| features(&advice), |best| best.trial.candidate.clone());
     watch.event(Event::Note(format!("strategy: {}", named(&chosen))));
+    let mut trials: Vec<Trial> = trials.into_iter().map(|tried| tried.trial).collect();
     trials.sort_by(|a, b| a.loss.total_cmp(&b.loss));
-    let trials = trials.into_iter().map(|tried| tried.trial).collect();
     let choice = Choice { advice, trials, chosen };
     let settings = of(&choice.chosen, settings);
     let json = serde_json::to_string_pretty(&choice).expect("numbers serialize");
@@ -202,19 +202,12 @@ struct Tried {
     losses: Vec<f64>,
 }
 
-impl std::ops::Deref for Tried {
-    type Target = Trial;
-    fn deref(&self) -> &Trial {
-        &self.trial
-    }
-}
-
 /// The trial with the lowest loss; but `features`, the first, unless another is better by more than
 /// one standard error of the difference, image by image (after Breiman et al. 1984): what trains
 /// longer has also chosen its epoch by these images.
 fn choose(trials: &[Tried]) -> Option<&Tried> {
     let (first, others) = trials.split_first()?;
-    let best = others.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
+    let best = others.iter().min_by(|a, b| a.trial.loss.total_cmp(&b.trial.loss));
     Some(best.filter(|best| is_lower(&best.losses, &first.losses)).unwrap_or(first))
 }
 
@@ -247,12 +240,7 @@ impl Trying<'_> {
         // Trials leave the run half of the time.
         settings.time_budget = settings.time_budget.map(|budget| 0.5 * budget);
         let context = RunContext { folder: None, resume: false, ..self.context.clone() };
-        let options = RunOptions {
-            workers: context.workers,
-            precision: settings.precision,
-            strictness: Strictness::Skip,
-            ..RunOptions::default()
-        };
+        let options = run_options(&settings, &context);
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         let name = format!("trial of {}", named(&candidate));
         let outcome = stage(self.watch, &name, 0, || {

@@ -3,16 +3,16 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use refit_data::{Sample, Strictness};
+use refit_data::Sample;
 use serde::Serialize;
 
 use super::auto::Behind;
 use super::start::{open_dataset, starting_point};
-use super::{Beginning, RunContext, train_on};
+use super::{Beginning, RunContext, run_options, train_on};
 use crate::advice::similarity::Depths;
 use crate::error::LearnError;
 use crate::metrics::{Metrics, arg_max};
-use crate::model::{Model, RunOptions};
+use crate::model::Model;
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch, stage};
 
@@ -96,7 +96,7 @@ pub fn compare(
             Ok((outcome, seconds, metrics, right)) => {
                 let contestant = Contestant {
                     strategy,
-                    unfreeze_from: settings.unfreeze_from,
+                    unfreeze_from: from,
                     metrics,
                     seconds,
                     parameters: outcome.report.parameters,
@@ -150,12 +150,7 @@ fn judge(
     settings: &Settings,
     context: &RunContext,
 ) -> Result<(Metrics, Vec<bool>), LearnError> {
-    let options = RunOptions {
-        workers: context.workers,
-        precision: settings.precision,
-        strictness: Strictness::Skip,
-        ..RunOptions::default()
-    };
+    let options = run_options(settings, context);
     // A network as it is has classes of its own.
     let place = |class: &String| model.card.classes.iter().position(|own| own == class);
     let places: Option<Vec<usize>> = classes.iter().map(place).collect();

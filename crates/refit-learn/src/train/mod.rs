@@ -191,14 +191,19 @@ impl Learned {
     }
 }
 
+/// How a run's images go through a network.
+fn run_options(settings: &Settings, context: &RunContext) -> RunOptions {
+    RunOptions {
+        batch: 32,
+        workers: context.workers,
+        strictness: if settings.strict { Strictness::Strict } else { Strictness::Skip },
+        precision: settings.precision,
+    }
+}
+
 impl Run<'_> {
     fn run_options(&self) -> RunOptions {
-        RunOptions {
-            batch: 32,
-            workers: self.context.workers,
-            strictness: if self.settings.strict { Strictness::Strict } else { Strictness::Skip },
-            precision: self.settings.precision,
-        }
+        run_options(self.settings, self.context)
     }
 
     fn samples(&self) -> Vec<Sample> {

@@ -147,7 +147,7 @@ fn in_words(found: &Comparison) -> String {
 }
 
 fn row(c: &Contestant) -> Vec<String> {
-    let from = c.unfreeze_from.as_ref().filter(|_| c.strategy == Strategy::Partial);
+    let from = c.unfreeze_from.as_ref();
     let from = from.map_or_else(String::new, |layer| format!(" from {layer}"));
     let [low, high] = c.metrics.interval95.map(percent);
     vec![
