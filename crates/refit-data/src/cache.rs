@@ -2,12 +2,13 @@
 //!
 //! What is frozen computes the same thing for the same image every time, so it is computed once.
 //! Rows are found by the image's content and the number of its augmented view, in a file named
-//! after everything else that decides them, so a row is never stale.
+//! after everything else that decides them, so a row is never stale. Features are kept in f32, whole
+//! maps from which layers above are trained in f16.
 //!
 //! ```text
 //! header  64 bytes   magic, dim, key, checksum
 //! record  48 bytes   content hash [32], view, checksum of these two, checksum of all
-//!         4 * dim    the row, f32, little-endian
+//!         dim        numbers of the row, f32 or f16, little-endian
 //! ```
 //!
 //! Files only ever grow, by whole records at their end. A record half written when the process was
@@ -19,13 +20,29 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
+use half::f16;
 use memmap2::Mmap;
 
 use crate::ContentHash;
+
+/// The numbers of a row.
+pub trait Element: bytemuck::Pod {
+    /// What files of such rows begin with.
+    const MAGIC: [u8; 8];
+}
+
+impl Element for f32 {
+    const MAGIC: [u8; 8] = *b"refitfc1";
+}
+
+impl Element for f16 {
+    const MAGIC: [u8; 8] = *b"refithc1";
+}
 
 /// Everything beside the image that decides its features.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,11 +63,14 @@ pub struct CacheOptions {
     pub budget: u64,
     /// Bytes of new rows held in memory before they are written; 1 MiB unless told.
     pub write_every: usize,
+    /// Whether the budget holds for the file in use too, and for what stays in memory: past it new
+    /// rows are not kept. Otherwise all are kept, with a warning.
+    pub within_budget: bool,
 }
 
 impl Default for CacheOptions {
     fn default() -> Self {
-        Self { budget: 4 << 30, write_every: 1 << 20 }
+        Self { budget: 4 << 30, write_every: 1 << 20, within_budget: false }
     }
 }
 
@@ -59,12 +79,12 @@ impl Default for CacheOptions {
 /// A file that cannot be written never stops a run: rows stay in memory then, and
 /// [`take_warnings`](Self::take_warnings) says so.
 #[derive(Debug)]
-pub struct FeatureCache {
+pub struct FeatureCache<T: Element = f32> {
     dim: usize,
     index: HashMap<RowKey, Place>,
-    store: Option<Store>,
+    store: Option<Store<T>>,
     /// Rows not in the file, `[keys.len(), dim]`.
-    memory: Vec<f32>,
+    memory: Vec<T>,
     keys: Vec<RowKey>,
     options: CacheOptions,
     warnings: Vec<String>,
@@ -78,7 +98,7 @@ enum Place {
     Memory(usize),
 }
 
-impl FeatureCache {
+impl<T: Element> FeatureCache<T> {
     /// Opens or begins the file for a key in a folder, which is made if need be. A file another
     /// process is writing is read as it is now, and new rows stay in memory.
     ///
@@ -93,8 +113,7 @@ impl FeatureCache {
     /// # Panics
     /// If `dim` is zero.
     pub fn open_with(dir: &Path, key: &CacheKey, dim: usize, options: CacheOptions) -> Self {
-        let mut cache = Self::in_memory(dim);
-        cache.options = options;
+        let mut cache = Self::in_memory_with(dim, options);
         if cfg!(target_endian = "big") {
             return cache;
         }
@@ -118,6 +137,14 @@ impl FeatureCache {
     /// # Panics
     /// If `dim` is zero.
     pub fn in_memory(dim: usize) -> Self {
+        Self::in_memory_with(dim, CacheOptions::default())
+    }
+
+    /// [`in_memory`](Self::in_memory) with settings.
+    ///
+    /// # Panics
+    /// If `dim` is zero.
+    pub fn in_memory_with(dim: usize, options: CacheOptions) -> Self {
         assert!(dim > 0, "FeatureCache: rows of no numbers");
         Self {
             dim,
@@ -125,7 +152,7 @@ impl FeatureCache {
             store: None,
             memory: vec![],
             keys: vec![],
-            options: CacheOptions::default(),
+            options,
             warnings: vec![],
         }
     }
@@ -151,7 +178,7 @@ impl FeatureCache {
     }
 
     /// The row of an image's view, `[dim]`; none if it is not there or no longer whole.
-    pub fn get(&self, image: &ContentHash, view: u32) -> Option<&[f32]> {
+    pub fn get(&self, image: &ContentHash, view: u32) -> Option<&[T]> {
         match *self.index.get(&(*image, view))? {
             Place::Memory(row) => Some(&self.memory[row * self.dim..][..self.dim]),
             Place::File(record) => self.store.as_ref()?.row(record),
@@ -163,19 +190,30 @@ impl FeatureCache {
         self.get(image, view).is_some()
     }
 
-    /// Adds the row of an image's view; one that is there already stays as it is.
+    /// Rows for which there is room in the budget.
+    pub fn room(&self) -> usize {
+        if !self.options.within_budget {
+            return usize::MAX;
+        }
+        let file = self.store.as_ref().map_or(0, |store| store.length());
+        let used = file + (self.keys.len() * record_len::<T>(self.dim)) as u64;
+        (self.options.budget.saturating_sub(used) / record_len::<T>(self.dim) as u64) as usize
+    }
+
+    /// Adds the row of an image's view, if there is [room](Self::room); one that is there already
+    /// stays as it is.
     ///
     /// # Panics
     /// If `row` is not `dim` long.
-    pub fn insert(&mut self, image: &ContentHash, view: u32, row: &[f32]) {
+    pub fn insert(&mut self, image: &ContentHash, view: u32, row: &[T]) {
         assert_eq!(row.len(), self.dim, "FeatureCache::insert: length of the row");
-        if self.contains(image, view) {
+        if self.contains(image, view) || self.room() == 0 {
             return;
         }
         self.index.insert((*image, view), Place::Memory(self.keys.len()));
         self.keys.push((*image, view));
         self.memory.extend_from_slice(row);
-        if self.memory.len() * size_of::<f32>() >= self.options.write_every {
+        if self.memory.len() * size_of::<T>() >= self.options.write_every {
             self.flush();
         }
     }
@@ -217,7 +255,7 @@ impl FeatureCache {
         }
         store.house_kept = true;
         store.others = evict(&store.path, self.options.budget.saturating_sub(size));
-        if size > self.options.budget && !store.told_size {
+        if size > self.options.budget && !self.options.within_budget && !store.told_size {
             store.told_size = true;
             self.warnings.push(format!(
                 "the features in `{}` alone take more than the budget of {} bytes",
@@ -228,7 +266,7 @@ impl FeatureCache {
     }
 }
 
-impl Drop for FeatureCache {
+impl<T: Element> Drop for FeatureCache<T> {
     fn drop(&mut self) {
         self.flush();
     }
@@ -250,7 +288,6 @@ fn default_dir_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf
 
 // ---- the file ----
 
-const MAGIC: [u8; 8] = *b"refitfc1";
 const HEADER: usize = 64;
 const RECORD_HEAD: usize = 48;
 const EXTENSION: &str = "features";
@@ -261,7 +298,7 @@ const WHOLE: u8 = 1;
 const BROKEN: u8 = 2;
 
 #[derive(Debug)]
-struct Store {
+struct Store<T> {
     path: PathBuf,
     /// Holds the lock while `writable`.
     file: File,
@@ -274,12 +311,13 @@ struct Store {
     others: u64,
     house_kept: bool,
     told_size: bool,
+    rows: PhantomData<T>,
 }
 
-impl Store {
+impl<T: Element> Store<T> {
     fn open(dir: &Path, key: &CacheKey, dim: usize) -> io::Result<(Self, Option<String>)> {
         fs::create_dir_all(dir)?;
-        let header = header(key, dim);
+        let header = header::<T>(key, dim);
         let path =
             dir.join(format!("{}.{EXTENSION}", blake3::hash(&header).to_hex().split_at(32).0));
         let open =
@@ -350,6 +388,7 @@ impl Store {
             others: 0,
             house_kept: false,
             told_size: false,
+            rows: PhantomData,
         };
         let records = (store.file.metadata()?.len() as usize - HEADER) / store.record_len();
         store.map_records(records)?;
@@ -357,7 +396,7 @@ impl Store {
     }
 
     fn record_len(&self) -> usize {
-        RECORD_HEAD + self.dim * size_of::<f32>()
+        record_len::<T>(self.dim)
     }
 
     fn records(&self) -> usize {
@@ -396,7 +435,7 @@ impl Store {
         (0..self.records()).filter_map(key_of).collect()
     }
 
-    fn row(&self, record: usize) -> Option<&[f32]> {
+    fn row(&self, record: usize) -> Option<&[T]> {
         let bytes = self.record(record)?;
         let seen = self.seen.get(record)?;
         if seen.load(Ordering::Relaxed) == UNSEEN {
@@ -409,13 +448,13 @@ impl Store {
         bytemuck::try_cast_slice(&bytes[RECORD_HEAD..]).ok()
     }
 
-    fn append(&mut self, keys: &[RowKey], rows: &[f32]) -> io::Result<()> {
+    fn append(&mut self, keys: &[RowKey], rows: &[T]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(keys.len() * self.record_len());
         for (key, row) in keys.iter().zip(rows.chunks_exact(self.dim)) {
             let start = bytes.len();
             bytes.extend_from_slice(&key.0);
             bytes.extend_from_slice(&key.1.to_le_bytes());
-            let row = bytemuck::cast_slice::<f32, u8>(row);
+            let row = bytemuck::cast_slice::<T, u8>(row);
             let check = body_check(&bytes[start..], row);
             bytes.extend_from_slice(&head_check(key));
             bytes.extend_from_slice(&check);
@@ -430,11 +469,15 @@ impl Store {
     }
 }
 
-fn header(key: &CacheKey, dim: usize) -> [u8; HEADER] {
+fn record_len<T>(dim: usize) -> usize {
+    RECORD_HEAD + dim * size_of::<T>()
+}
+
+fn header<T: Element>(key: &CacheKey, dim: usize) -> [u8; HEADER] {
     let mut hasher = blake3::Hasher::new_derive_key("refit feature cache v1");
     hasher.update(&key.frozen).update(&key.preprocess).update(key.what.as_bytes());
     let mut header = [0; HEADER];
-    header[..8].copy_from_slice(&MAGIC);
+    header[..8].copy_from_slice(&T::MAGIC);
     header[8..16].copy_from_slice(&(dim as u64).to_le_bytes());
     header[16..48].copy_from_slice(hasher.finalize().as_bytes());
     let check = blake3::hash(&header[..48]);
@@ -493,7 +536,8 @@ mod tests {
     use tempfile::TempDir;
 
     const DIM: usize = 5;
-    const EACH: CacheOptions = CacheOptions { budget: 4 << 30, write_every: 1 };
+    const EACH: CacheOptions =
+        CacheOptions { budget: 4 << 30, write_every: 1, within_budget: false };
 
     fn key(what: &str) -> CacheKey {
         CacheKey { frozen: [1; 32], preprocess: [2; 32], what: what.into() }
@@ -563,9 +607,9 @@ mod tests {
             (key("features"), DIM + 1),
         ];
         for (key, dim) in others {
-            assert!(FeatureCache::open(dir.path(), &key, dim).is_empty());
+            assert!(FeatureCache::<f32>::open(dir.path(), &key, dim).is_empty());
         }
-        assert_eq!(FeatureCache::open(dir.path(), &key("features"), DIM).len(), 3);
+        assert_eq!(FeatureCache::<f32>::open(dir.path(), &key("features"), DIM).len(), 3);
     }
 
     #[test]
@@ -658,7 +702,7 @@ mod tests {
             "{warnings:?}"
         );
         drop(cache);
-        assert_eq!(FeatureCache::open(dir.path(), &key("features"), DIM).len(), 3);
+        assert_eq!(FeatureCache::<f32>::open(dir.path(), &key("features"), DIM).len(), 3);
     }
 
     #[test]
@@ -673,20 +717,45 @@ mod tests {
             let then = SystemTime::now() - std::time::Duration::from_secs(age * 1000);
             File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
         }
-        drop(FeatureCache::open(dir.path(), &key("used"), DIM));
+        drop(FeatureCache::<f32>::open(dir.path(), &key("used"), DIM));
         let one = (HEADER + 100 * (RECORD_HEAD + 4 * DIM)) as u64;
-        drop(FeatureCache::open_with(
+        drop(FeatureCache::<f32>::open_with(
             dir.path(),
             &key("new"),
             DIM,
             CacheOptions { budget: 2 * one + 200, ..CacheOptions::default() },
         ));
-        let left = names.map(|name| FeatureCache::open(dir.path(), &key(name), DIM).len());
+        let left = names.map(|name| FeatureCache::<f32>::open(dir.path(), &key(name), DIM).len());
         assert_eq!(left, [100, 0, 100]);
-        let mut big = filled(dir.path(), CacheOptions { budget: one / 2, write_every: 1 }, 0..100);
+        let mut big = filled(dir.path(), CacheOptions { budget: one / 2, ..EACH }, 0..100);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "all others went");
         assert_eq!(big.take_warnings().len(), 1);
         assert!((0..100).all(|n| holds(&big, n)));
+    }
+
+    #[test]
+    fn a_budget_bounds_the_file_in_use_and_memory() {
+        let dir = TempDir::new().unwrap();
+        let options = CacheOptions {
+            budget: (HEADER + 5 * record_len::<f16>(DIM)) as u64,
+            write_every: 2 * DIM * size_of::<f16>(),
+            within_budget: true,
+        };
+        let row = |n: usize| row(n).iter().map(|v| f16::from_f32(*v)).collect::<Vec<_>>();
+        let mut kept = FeatureCache::open_with(dir.path(), &key("features"), DIM, options);
+        let mut memory = FeatureCache::in_memory_with(DIM, options);
+        for cache in [&mut kept, &mut memory] {
+            (0..9).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
+            assert!(cache.room() == 0 && cache.take_warnings().is_empty());
+            assert!((0..5).all(|n| cache.get(&hash(n), 0) == Some(&row(n)[..])));
+            assert!((5..9).all(|n| !cache.contains(&hash(n), 0)));
+        }
+        drop(kept);
+        assert!(fs::metadata(file(dir.path())).unwrap().len() <= options.budget);
+        // Rows of other numbers are in another file.
+        assert!(FeatureCache::<f32>::open(dir.path(), &key("features"), DIM).is_empty());
+        let kept = FeatureCache::open_with(dir.path(), &key("features"), DIM, options);
+        assert!((0..5).all(|n| kept.get(&hash(n), 0) == Some(&row(n)[..])));
     }
 
     #[test]

@@ -160,12 +160,10 @@ impl<'a> Extraction<'a> {
 
     /// What a view's row is kept under: augmented ones depend on how they were drawn.
     fn key(&self, content: &ContentHash, view: usize) -> ContentHash {
-        if view < 2 {
-            return *content;
+        match view {
+            0 | 1 => *content,
+            _ => view_key(content, &self.options.augment, self.options.seed),
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(content).update(&self.options.augment.digest());
-        *hasher.update(&self.options.seed.to_le_bytes()).finalize().as_bytes()
     }
 
     /// The images and views that are not in the cache.
@@ -189,10 +187,9 @@ impl<'a> Extraction<'a> {
             strictness: self.options.run.strictness,
         };
         let (pipeline, augment, seed) = (*preprocess, self.options.augment, self.options.seed);
-        // The stream is keyed by the content, so that the cached view is the one drawn here.
-        let keys: Vec<(u64, usize)> = missing
+        let keys: Vec<(ContentHash, usize)> = missing
             .iter()
-            .map(|&(image, view)| (self.hashes[image].map_or(0, |h| content_key(&h)), view))
+            .map(|&(image, view)| (self.hashes[image].unwrap_or_default(), view))
             .collect();
         let open = move |sample: &Sample| {
             decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())
@@ -202,7 +199,7 @@ impl<'a> Extraction<'a> {
                 (_, 0) => pipeline.apply_into(image, out),
                 (_, 1) => pipeline.apply_into(&image.flipped_horizontal(), out),
                 (content, view) => {
-                    let mut stream = Stream::new(seed, "view", &[content, view as u64]);
+                    let mut stream = view_stream(seed, &content, view);
                     augment.apply_into(image, &pipeline, &mut stream, out);
                 }
             }
@@ -247,6 +244,16 @@ impl<'a> Extraction<'a> {
     }
 }
 
-fn content_key(hash: &ContentHash) -> u64 {
-    hash.iter().take(8).fold(0, |key, &byte| key << 8 | u64::from(byte))
+/// What augmented views of an image are kept under: it depends on how they were drawn.
+pub(crate) fn view_key(content: &ContentHash, augment: &Augment, seed: u64) -> ContentHash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(content).update(&augment.digest());
+    *hasher.update(&seed.to_le_bytes()).finalize().as_bytes()
+}
+
+/// What an augmented view of an image is drawn from; keyed by the content, so that one that is kept
+/// equals one that is drawn again.
+pub(crate) fn view_stream(seed: u64, content: &ContentHash, view: usize) -> Stream {
+    let key = content.iter().take(8).fold(0, |key, &byte| key << 8 | u64::from(byte));
+    Stream::new(seed, "view", &[key, view as u64])
 }

@@ -42,6 +42,14 @@ pub trait Feed {
         each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
     ) -> Result<(), LearnError>;
 
+    /// Gets ready for epochs; called once, before anything else.
+    ///
+    /// # Errors
+    /// If images cannot be read.
+    fn prepare(&self, _: &Training) -> Result<(), LearnError> {
+        Ok(())
+    }
+
     /// Whether more than a head is trained.
     fn is_body(&self) -> bool {
         false
@@ -51,7 +59,7 @@ pub trait Feed {
     ///
     /// # Errors
     /// If images cannot be read.
-    fn validate(&self, net: &Network) -> Result<Option<Metrics>, LearnError>;
+    fn validate(&self, training: &Training, net: &Network) -> Result<Option<Metrics>, LearnError>;
 }
 
 /// One epoch's account.
@@ -124,12 +132,16 @@ pub fn fit(
 ) -> Result<Fitted, LearnError> {
     options.precision.check()?;
     let mut state = State::begin(net, options)?;
+    let training = Training::new_in(&state.net, options.precision);
+    if !state.is_over(options, watch) {
+        feed.prepare(&training)?;
+        state.began = Instant::now();
+    }
     if options.floor && state.history.is_empty() {
-        let metrics = feed.validate(&state.net)?;
+        let metrics = feed.validate(&training, &state.net)?;
         state.floor = metrics.as_ref().map(|m| m.top1);
         state.judge(metrics.as_ref());
     }
-    let training = Training::new_in(&state.net, options.precision);
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
         let epoch = state.history.len() + 1;
@@ -144,7 +156,7 @@ pub fn fit(
             }
             trained => trained?,
         }
-        let metrics = feed.validate(&state.net)?;
+        let metrics = feed.validate(&training, &state.net)?;
         state.judge(metrics.as_ref());
         state.keep(options)?;
         (options.log)(&state.history)?;

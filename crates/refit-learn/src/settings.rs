@@ -186,6 +186,10 @@ pub struct TrainingSettings {
     pub norms: Norms,
     /// How training images are varied.
     pub augment: Augment,
+    /// Views of each training image, the plain one and augmented ones, that epochs learn from in turn:
+    /// what frozen layers make of them is computed once and kept. 0 draws a new view every time.
+    #[serde(default)]
+    pub fixed_views: usize,
 }
 
 /// [`NormStatistics`] as settings write it.
@@ -223,6 +227,7 @@ impl TrainingSettings {
             patience: 0,
             norms: Norms::Stored,
             augment: Augment::light(),
+            fixed_views: 0,
         };
         match strategy {
             // The head alone, on features: cheap epochs, nothing to keep from the pretraining.
@@ -326,6 +331,8 @@ impl Settings {
             t.smoothing.to_string(),
             "from 0 to below 1",
         )?;
+        let views = t.fixed_views;
+        check(views <= 1000, "--fixed-views", views.to_string(), "0 to 1000")?;
         check(t.clip > 0.0, "--clip", t.clip.to_string(), "above 0")?;
         let budget = self.time_budget.unwrap_or(1.0);
         check(budget > 0.0, "--time-budget", budget.to_string(), "above 0")?;

@@ -45,7 +45,7 @@ fn pictures(folder: &Path, per_class: &[usize]) {
 }
 
 fn context(folder: Option<PathBuf>) -> RunContext {
-    RunContext { folder, resume: false, workers: 2, cache: None }
+    RunContext { folder, resume: false, workers: 2, cache: None, ..RunContext::default() }
 }
 
 fn small(data: &Path, strategy: Strategy) -> Settings {
@@ -670,6 +670,55 @@ fn a_run_with_a_floor_is_resumed_to_the_same_bytes() {
     let resumed = RunContext { resume: true, ..context(Some(parts.clone())) };
     train(&settings, &resumed, &()).unwrap();
     assert!(model_bytes(&whole) == model_bytes(&parts));
+}
+
+/// Where activations are kept, whether there was room for them and whether they were there before makes
+/// no difference, nor does an interruption.
+#[test]
+fn kept_activations_change_no_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6]);
+    let mut settings = small(&data, Strategy::Partial);
+    settings.unfreeze_from = Some("blocks.6".into());
+    (settings.training.epochs, settings.training.fixed_views) = (3, 2);
+    let run = |name: &str, change: &dyn Fn(RunContext) -> RunContext, watch: &dyn Watch| {
+        let folder = dir.path().join(name);
+        let outcome = train(&settings, &change(context(Some(folder.clone()))), watch);
+        outcome.map(|outcome| (model_bytes(&folder), outcome))
+    };
+    let cached =
+        |context| RunContext { cache: Some(dir.path().join("cache")), workers: 1, ..context };
+    let (first, second) = (Log::default(), Log::default());
+    let (whole, outcome) = run("cached", &cached, &first).unwrap();
+    let stages = |log: &Log| {
+        let events = log.events.lock().unwrap();
+        let of = |name: &str| {
+            let matches =
+                |e: &&Event| matches!(e, Event::Begin { stage, .. } if stage.ends_with(name));
+            events.iter().filter(matches).count()
+        };
+        of("activations")
+    };
+    assert_eq!(stages(&first), 2);
+    // Judged over what is kept, an epoch gives what the finished network gives.
+    let best = outcome.report.best_epoch.unwrap();
+    let val = outcome.report.val.unwrap();
+    assert_eq!(outcome.history[best - 1].val_loss, Some(val.loss));
+    assert!(run("again", &cached, &second).unwrap().0 == whole);
+    assert_eq!(stages(&second), 0, "all was there");
+    for (name, budget) in [("memory", 4 << 30), ("some", 300_000), ("nothing", 0)] {
+        let change = |context| RunContext { activation_budget: budget, ..context };
+        assert!(run(name, &change, &()).unwrap().0 == whole, "{name}");
+    }
+    let stop = Log { stop_after_epochs: Some(2), ..Log::default() };
+    assert!(run("parts", &|context| context, &stop).is_err());
+    let resume = |context| RunContext { resume: true, ..context };
+    assert!(run("parts", &resume, &()).unwrap().0 == whole);
+    // Views that are drawn anew are others.
+    settings.training.fixed_views = 0;
+    let anew = train(&settings, &context(None), &()).unwrap();
+    assert!(anew.history[2].train_loss != outcome.history[2].train_loss);
 }
 
 #[test]

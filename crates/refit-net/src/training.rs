@@ -110,6 +110,11 @@ impl Training {
         self.frozen.run(images)
     }
 
+    /// The trained part of `net` as it is now, to be judged: from the boundary's values to the output.
+    pub fn compile_trained(&self, net: &Network) -> Compiled {
+        Compiled::new(net, self.boundary.clone(), vec![net.graph.output()])
+    }
+
     /// Runs the trained part from the boundary's values, recording what gradients need.
     ///
     /// # Panics
@@ -171,8 +176,9 @@ impl Network {
         if precision == Precision::F32 {
             return self.compile_all();
         }
-        let Training { boundary, frozen, .. } = Training::new_in(self, precision);
-        frozen.then(Compiled::new(self, boundary, vec![self.graph.output()]))
+        let training = Training::new_in(self, precision);
+        let trained = training.compile_trained(self);
+        training.frozen.then(trained)
     }
 }
 

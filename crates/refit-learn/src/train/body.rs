@@ -10,6 +10,7 @@ use refit_data::{
 };
 use refit_net::{Edit, Network, Training};
 
+use super::activations::ActivationFeed;
 use super::images::Images;
 use super::start::Start;
 use super::{Learned, Run, labels};
@@ -42,18 +43,13 @@ impl Run<'_> {
         };
         let edits = [vec![edit], start.freezes(&learned.network)].concat();
         let network = learned.network.edit(&edits, self.settings.seed)?;
-        // Twice the input's side leaves random crops their detail.
-        let side = 2 * preprocess.size as u32;
-        let cache = ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30);
-        let feed = ImageFeed {
-            run: self,
-            preprocess,
-            images,
-            labels: labels(&images.train),
-            cache: Arc::new(cache),
+        let feed: Box<dyn Feed> = match self.settings.training.fixed_views {
+            0 => Box::new(ImageFeed::new(self, preprocess, images)),
+            _ => Box::new(ActivationFeed::new(self, preprocess, images, &network)?),
         };
         let checkpoints = self.folder.checkpoints();
-        let fitted = self.fit(network, &feed, &self.settings.training, checkpoints.as_deref())?;
+        let training = &self.settings.training;
+        let fitted = self.fit(network, feed.as_ref(), training, checkpoints.as_deref())?;
         Ok(Learned { strength: learned.strength, ..fitted })
     }
 
@@ -104,6 +100,15 @@ struct ImageFeed<'a> {
     cache: Arc<ImageCache>,
 }
 
+impl<'a> ImageFeed<'a> {
+    fn new(run: &'a Run<'a>, preprocess: &'a Preprocess, images: &'a Images) -> Self {
+        // Twice the input's side leaves random crops their detail.
+        let side = 2 * preprocess.size as u32;
+        let cache = Arc::new(ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30));
+        Self { run, preprocess, images, labels: labels(&images.train), cache }
+    }
+}
+
 impl Feed for ImageFeed<'_> {
     fn labels(&self) -> &[usize] {
         &self.labels
@@ -146,7 +151,7 @@ impl Feed for ImageFeed<'_> {
         Ok(())
     }
 
-    fn validate(&self, net: &Network) -> Result<Option<Metrics>, LearnError> {
+    fn validate(&self, _: &Training, net: &Network) -> Result<Option<Metrics>, LearnError> {
         self.run.judge(net, self.preprocess, &self.images.val, "validation")
     }
 }

@@ -132,7 +132,7 @@ impl Feed for FeatureFeed<'_> {
         Ok(())
     }
 
-    fn validate(&self, net: &Network) -> Result<Option<Metrics>, LearnError> {
+    fn validate(&self, _: &Training, net: &Network) -> Result<Option<Metrics>, LearnError> {
         Ok(judge_rows(net, &self.features.judged, self.val.clone(), &self.val_labels, self.classes))
     }
 }

@@ -1,5 +1,7 @@
 //! The images of a run, and their features.
 
+use std::sync::Arc;
+
 use refit_data::check::{CheckOptions, Fingerprint, check_readable};
 use refit_data::{Augment, ContentHash, DecodeOptions, Sample, Skipped};
 use refit_net::Precision;
@@ -16,6 +18,8 @@ pub(super) struct Images {
     pub train: Vec<Sample>,
     pub val: Vec<Sample>,
     pub test: Vec<Sample>,
+    /// The contents of the training images, and of the validation images.
+    pub hashes: [Arc<[ContentHash]>; 2],
     pub skipped: Vec<Skipped>,
     pub fingerprint: String,
 }
@@ -46,7 +50,7 @@ impl Run<'_> {
                 views,
                 augment: Augment::standard(),
                 seed: self.settings.seed,
-                cache: self.context.cache.clone(),
+                cache: self.context.cache.as_ref().map(|cache| cache.join("features")),
             };
             extract(&start.network, &start.preprocess, samples, &options, self.watch)
         };
@@ -115,6 +119,7 @@ impl Run<'_> {
             train: vec![],
             val: vec![],
             test: vec![],
+            hashes: Default::default(),
             skipped,
             fingerprint: String::new(),
         };
@@ -129,6 +134,8 @@ impl Run<'_> {
             fingerprint.add(part, &self.dataset.classes[sample.label], hash);
             split.push(sample);
         }
+        let (train, rest) = hashes.split_at(images.train.len());
+        images.hashes = [train.into(), rest[..images.val.len()].into()];
         images.fingerprint = blake3::Hash::from_bytes(fingerprint.finish()).to_hex().to_string();
         self.check_classes(&images)?;
         Ok(images)

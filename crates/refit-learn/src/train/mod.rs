@@ -1,5 +1,6 @@
 //! A whole run: from settings and a folder of images to a model, its numbers and its folder.
 
+mod activations;
 mod advise;
 mod as_is;
 mod auto;
@@ -44,8 +45,12 @@ pub struct RunContext {
     pub resume: bool,
     /// Threads that decode images.
     pub workers: usize,
-    /// Where features are kept between runs; nowhere if none.
+    /// Where features and activations are kept between runs; in memory only if none.
     pub cache: Option<PathBuf>,
+    /// Bytes that the kept activations of frozen layers may take
+    /// ([`fixed_views`](crate::TrainingSettings::fixed_views)); what does not fit is computed again
+    /// in every epoch.
+    pub activation_budget: u64,
 }
 
 impl Default for RunContext {
@@ -55,7 +60,8 @@ impl Default for RunContext {
             folder: None,
             resume: false,
             workers: RunOptions::default().workers,
-            cache: cache::default_dir().map(|dir| dir.join("features")),
+            cache: cache::default_dir(),
+            activation_budget: 4 << 30,
         }
     }
 }

@@ -193,6 +193,11 @@ struct TrainOptions {
     #[arg(long, value_name = "HOW", help_heading = TRAINING)]
     augment: Option<Augmentation>,
 
+    /// Views of each image that epochs learn from in turn, so that frozen layers need to run once a
+    /// view only; 0 draws a new view every time
+    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    fixed_views: Option<usize>,
+
     /// Statistics in batch norms of trained layers: as stored, or the batch's own
     #[arg(long, value_name = "WHICH", help_heading = TRAINING)]
     norms: Option<NormsChoice>,
@@ -287,6 +292,7 @@ impl TrainOptions {
         put(&mut training.warmup, self.warmup);
         put(&mut training.clip, self.clip);
         put(&mut training.patience, self.patience);
+        put(&mut training.fixed_views, self.fixed_views);
         put(
             &mut training.optimizer,
             self.optimizer.map(|rule| match rule {
@@ -370,6 +376,7 @@ impl TrainOptions {
             ("--clip", self.clip.is_some()),
             ("--patience", self.patience.is_some()),
             ("--augment", self.augment.is_some()),
+            ("--fixed-views", self.fixed_views.is_some()),
             ("--norms", self.norms.is_some()),
             ("--time-budget", self.time_budget.is_some()),
         ];

@@ -1,0 +1,363 @@
+//! Training over activations that are kept: what is frozen runs once a view.
+//!
+//! Each training image has a fixed number of views, the plain one and augmented ones, and epochs learn
+//! from them in turn. Their activations where the trained part begins are kept as f16 in a
+//! memory-mapped file, so that epochs cost the trained part only. What does not fit into the budget
+//! is computed again each time, with the same result.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use refit_data::cache::Element;
+use refit_data::{
+    CacheKey, CacheOptions, ContentHash, DataError, DecodeOptions, FeatureCache, Loader,
+    LoaderOptions, Preprocess, RgbImage, Sample, Strictness, decode_file_in,
+};
+use refit_net::{Network, Precision, Shape, Training, Value};
+
+use super::images::Images;
+use super::{Run, labels};
+use crate::error::LearnError;
+use crate::extract::{view_key, view_stream};
+use crate::fit::{Feed, Step};
+use crate::metrics::Metrics;
+use crate::watch::{Event, stage};
+
+/// Images that go through the frozen part, or a trained part that is judged, together.
+const TOGETHER: usize = 32;
+
+/// Bytes of rows that are held in memory before they are written.
+const WRITE_EVERY: usize = 16 << 20;
+
+/// An image's position among those of its part, and the number of its view; the plain one is 0.
+type View = (usize, usize);
+
+/// Takes the views of a batch, and what enters the trained part.
+type Each<'a> = dyn FnMut(&[View], Vec<Value>) -> Result<(), LearnError> + 'a;
+
+/// Steps from activations that are kept.
+pub(super) struct ActivationFeed<'a> {
+    run: &'a Run<'a>,
+    preprocess: &'a Preprocess,
+    train: Part<'a>,
+    val: Part<'a>,
+    /// What enters the trained part, of one image.
+    shapes: Vec<Shape>,
+    learned: RefCell<FeatureCache<f16>>,
+    /// In f32: a network is judged as it will compute.
+    judged: RefCell<FeatureCache>,
+}
+
+/// Images to learn from, or to judge by.
+struct Part<'a> {
+    samples: &'a [Sample],
+    labels: Vec<usize>,
+    hashes: Arc<[ContentHash]>,
+}
+
+impl<'a> Part<'a> {
+    fn new(samples: &'a [Sample], hashes: &Arc<[ContentHash]>) -> Self {
+        Self { samples, labels: labels(samples), hashes: Arc::clone(hashes) }
+    }
+}
+
+/// Numbers that rows are kept as.
+trait Kept: Element {
+    fn of(values: &[f32]) -> Vec<Self>;
+    fn append(row: &[Self], values: &mut Vec<f32>);
+}
+
+impl Kept for f32 {
+    fn of(values: &[f32]) -> Vec<Self> {
+        values.to_vec()
+    }
+
+    fn append(row: &[Self], values: &mut Vec<f32>) {
+        values.extend_from_slice(row);
+    }
+}
+
+impl Kept for f16 {
+    fn of(values: &[f32]) -> Vec<Self> {
+        let (low, high) = (f16::MIN.to_f32(), f16::MAX.to_f32());
+        let bounded: Vec<f32> = values.iter().map(|v| v.clamp(low, high)).collect();
+        let mut row = vec![f16::ZERO; values.len()];
+        row.convert_from_f32_slice(&bounded);
+        row
+    }
+
+    fn append(row: &[Self], values: &mut Vec<f32>) {
+        let start = values.len();
+        values.resize(start + row.len(), 0.0);
+        row.convert_to_f32_slice(&mut values[start..]);
+    }
+}
+
+impl<'a> ActivationFeed<'a> {
+    pub fn new(
+        run: &'a Run<'a>,
+        preprocess: &'a Preprocess,
+        images: &'a Images,
+        network: &Network,
+    ) -> Result<Self, LearnError> {
+        let training = Training::new_in(network, run.settings.precision);
+        let graph = network.graph();
+        let all = graph.shapes_at(preprocess.size, preprocess.size)?;
+        let layers = training.boundary(network);
+        let shape = |layer: &&str| Ok(all[graph.find(layer)?]);
+        let shapes: Vec<Shape> = layers.iter().map(shape).collect::<Result<_, LearnError>>()?;
+        let dim = shapes.iter().map(Shape::elements).sum();
+        let key = run.boundary_key(network, &layers, preprocess)?;
+        Ok(Self {
+            run,
+            preprocess,
+            train: Part::new(&images.train, &images.hashes[0]),
+            val: Part::new(&images.val, &images.hashes[1]),
+            shapes,
+            learned: RefCell::new(open(run, &key, dim)),
+            judged: RefCell::new(open(run, &key, dim)),
+        })
+    }
+
+    fn views(&self) -> usize {
+        self.run.settings.training.fixed_views
+    }
+
+    /// Computes and keeps the rows of `part` that are not there, as far as there is room.
+    fn fill<T: Kept>(
+        &self,
+        training: &Training,
+        part: &Part,
+        views: usize,
+        cache: &RefCell<FeatureCache<T>>,
+        what: &str,
+    ) -> Result<(), LearnError> {
+        let jobs = (0..part.samples.len()).flat_map(|i| (0..views).map(move |view| (i, view)));
+        let missing: Vec<View> = {
+            let cache = cache.borrow();
+            jobs.filter(|job| !self.is_kept(&cache, part, *job)).take(cache.room()).collect()
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        stage(self.run.watch, what, missing.len(), || -> Result<(), LearnError> {
+            let rows = self.rows::<T>(training, part, missing.clone());
+            for (row, &(image, view)) in rows.zip(&missing) {
+                let key = self.key(part, (image, view));
+                cache.borrow_mut().insert(&key, view as u32, &row?);
+                self.run.watch.event(Event::Advance { items: 1 });
+                if self.run.watch.stops() {
+                    return Err(LearnError::Stopped);
+                }
+            }
+            cache.borrow_mut().flush();
+            Ok(())
+        })?;
+        for warning in cache.borrow_mut().take_warnings() {
+            self.run.watch.event(Event::Warning(warning));
+        }
+        Ok(())
+    }
+
+    fn key(&self, part: &Part, (image, view): View) -> ContentHash {
+        let settings = self.run.settings;
+        match view {
+            0 => part.hashes[image],
+            _ => view_key(&part.hashes[image], &settings.training.augment, settings.seed),
+        }
+    }
+
+    fn is_kept<T: Kept>(&self, cache: &FeatureCache<T>, part: &Part, job: View) -> bool {
+        cache.contains(&self.key(part, job), job.1 as u32)
+    }
+
+    /// The rows of some images' views, computed in their order.
+    fn rows<'b, T: Kept>(
+        &self,
+        training: &'b Training,
+        part: &Part,
+        jobs: Vec<View>,
+    ) -> impl Iterator<Item = Result<Vec<T>, LearnError>> + use<'b, T> {
+        let samples: Vec<Sample> = jobs.iter().map(|&(i, _)| part.samples[i].clone()).collect();
+        let options = LoaderOptions {
+            batch_size: TOGETHER,
+            size: self.preprocess.size,
+            workers: self.run.context.workers,
+            ahead: 2,
+            strictness: Strictness::Strict,
+        };
+        let (pipeline, augment) = (*self.preprocess, self.run.settings.training.augment);
+        let (seed, hashes) = (self.run.settings.seed, Arc::clone(&part.hashes));
+        let open = move |sample: &Sample| {
+            decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())
+        };
+        let order = (0..jobs.len()).collect();
+        let make = move |image: &RgbImage, job: usize, out: &mut [f32]| -> Result<(), DataError> {
+            match jobs[job] {
+                (_, 0) => pipeline.apply_into(image, out),
+                (i, view) => {
+                    let mut stream = view_stream(seed, &hashes[i], view);
+                    augment.apply_into(image, &pipeline, &mut stream, out);
+                }
+            }
+            Ok(())
+        };
+        let loader = Loader::of_views(samples, order, options, open, make);
+        loader.flat_map(move |batch| match batch {
+            Err(error) => vec![Err(error.into())],
+            Ok(batch) => {
+                let shape = [batch.n, 3, batch.size, batch.size];
+                let data = TensorData::new(batch.images, shape);
+                let values = training.run_frozen(Tensor::from_data(data, &Device::flex()));
+                split(&values, batch.n).into_iter().map(|row| Ok(T::of(&row))).collect()
+            }
+        })
+    }
+
+    /// The values of rows `[n, everything]`, as they enter the trained part.
+    fn values(&self, rows: &[f32], n: usize, device: &Device) -> Vec<Value> {
+        let dim = rows.len() / n;
+        let mut start = 0;
+        let value = |shape: &Shape| {
+            let part = start..start + shape.elements();
+            start = part.end;
+            let values: Vec<f32> =
+                rows.chunks_exact(dim).flat_map(|row| &row[part.clone()]).copied().collect();
+            match *shape {
+                Shape::Map { channels, height, width } => {
+                    let data = TensorData::new(values, [n, channels, height, width]);
+                    Value::Map(Tensor::from_data(data, device))
+                }
+                Shape::Vector { features } => {
+                    let data = TensorData::new(values, [n, features]);
+                    Value::Vector(Tensor::from_data(data, device))
+                }
+            }
+        };
+        self.shapes.iter().map(value).collect()
+    }
+
+    /// Hands out the rows of jobs in batches: those that are kept, the others as they are computed.
+    fn batches<T: Kept>(
+        &self,
+        training: &Training,
+        part: &Part,
+        jobs: &[View],
+        (batch, cache): (usize, &RefCell<FeatureCache<T>>),
+        each: &mut Each,
+    ) -> Result<(), LearnError> {
+        let cache = cache.borrow();
+        let missing: Vec<View> =
+            jobs.iter().copied().filter(|job| !self.is_kept(&cache, part, *job)).collect();
+        let mut computed = self.rows::<T>(training, part, missing);
+        let mut rows = Vec::new();
+        for jobs in jobs.chunks(batch) {
+            rows.clear();
+            for &job in jobs {
+                match cache.get(&self.key(part, job), job.1 as u32) {
+                    Some(row) => T::append(row, &mut rows),
+                    None => {
+                        let row = computed.next().expect("a row for each that is missing")?;
+                        T::append(&row, &mut rows);
+                    }
+                }
+            }
+            each(jobs, self.values(&rows, jobs.len(), &Device::flex()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Feed for ActivationFeed<'_> {
+    fn labels(&self) -> &[usize] {
+        &self.train.labels
+    }
+
+    fn is_body(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, training: &Training) -> Result<(), LearnError> {
+        self.fill(training, &self.train, self.views(), &self.learned, "activations")?;
+        self.fill(training, &self.val, 1, &self.judged, "validation activations")
+    }
+
+    fn epoch(
+        &self,
+        training: &Training,
+        epoch: usize,
+        order: Vec<usize>,
+        each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
+    ) -> Result<(), LearnError> {
+        let jobs: Vec<View> = order.into_iter().map(|i| (i, (epoch + i) % self.views())).collect();
+        let batch = self.run.settings.training.batch;
+        let cache = (batch, &self.learned);
+        self.batches(training, &self.train, &jobs, cache, &mut |jobs, boundary| {
+            let labels = jobs.iter().map(|&(i, _)| self.train.labels[i]).collect();
+            each(Step { boundary, labels })
+        })
+    }
+
+    fn validate(&self, training: &Training, net: &Network) -> Result<Option<Metrics>, LearnError> {
+        let val = &self.val;
+        let trained = training.compile_trained(net);
+        let jobs: Vec<View> = (0..val.samples.len()).map(|i| (i, 0)).collect();
+        let mut logits = Vec::new();
+        let cache = (TOGETHER, &self.judged);
+        self.batches(training, val, &jobs, cache, &mut |_, boundary| {
+            logits.extend(trained.run_from(boundary).remove(0).to_vec());
+            Ok(())
+        })?;
+        Ok(Metrics::from_logits(&logits, &val.labels, &self.run.dataset.classes))
+    }
+}
+
+impl Run<'_> {
+    /// Everything beside the image that decides what enters the trained part.
+    fn boundary_key(
+        &self,
+        network: &Network,
+        layers: &[&str],
+        preprocess: &Preprocess,
+    ) -> Result<CacheKey, LearnError> {
+        let mut frozen = blake3::Hasher::new();
+        for layer in layers {
+            frozen.update(&network.fingerprint(layer)?);
+        }
+        let (name, layers) = (network.graph().name(), layers.join(" "));
+        Ok(CacheKey {
+            frozen: *frozen.finalize().as_bytes(),
+            preprocess: preprocess.digest(&DecodeOptions::default()),
+            what: match self.settings.precision {
+                Precision::F32 => format!("{name} activations of {layers}"),
+                other => format!("{name} activations of {layers} in {other}"),
+            },
+        })
+    }
+}
+
+fn open<T: Kept>(run: &Run, key: &CacheKey, dim: usize) -> FeatureCache<T> {
+    let options = CacheOptions {
+        budget: run.context.activation_budget,
+        write_every: WRITE_EVERY,
+        within_budget: true,
+    };
+    let folder = run.context.cache.as_deref().map(|cache: &Path| cache.join("activations"));
+    match folder {
+        Some(folder) => FeatureCache::open_with(&folder, key, dim, options),
+        None => FeatureCache::in_memory_with(dim, options),
+    }
+}
+
+/// Each image's values, one layer's after the other's.
+fn split(values: &[Value], images: usize) -> Vec<Vec<f32>> {
+    let whole: Vec<Vec<f32>> = values.iter().map(Value::to_vec).collect();
+    let row = |i: usize| {
+        whole.iter().flat_map(move |v| v.chunks_exact(v.len() / images).nth(i)).flatten().copied()
+    };
+    (0..images).map(|i| row(i).collect()).collect()
+}
