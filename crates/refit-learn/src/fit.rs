@@ -13,9 +13,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::LearnError;
 use crate::loss::Targets;
 use crate::metrics::Metrics;
-use crate::optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
-use crate::settings::TrainingSettings;
+use crate::optimizer::{Optimizer, OptimizerState, clip_norm};
+use crate::sampling;
+use crate::schedule::{Pace, Schedule};
+use crate::select::Score;
+use crate::settings::{ClassBalance, TrainingSettings};
+use crate::thaw::Thaw;
 use crate::watch::{Event, Watch, stage};
+use crate::weight_average;
 
 /// What one step learns from.
 pub struct Step {
@@ -100,6 +105,8 @@ pub struct FitOptions<'a> {
     pub training: &'a TrainingSettings,
     /// What frozen layers compute with, which this machine must have.
     pub precision: Precision,
+    /// How classes count.
+    pub balance: ClassBalance,
     /// Weights by class in the loss, `[classes]`.
     pub class_weights: &'a [f32],
     /// Decides orders, views and dropout.
@@ -132,7 +139,11 @@ pub fn fit(
 ) -> Result<Fitted, LearnError> {
     options.precision.check()?;
     let mut state = State::begin(net, options)?;
-    let training = Training::new_in(&state.net, options.precision);
+    let thaw = Thaw::new(&state.net, options.training.thaw_every);
+    if options.training.thaw_every > 0 {
+        state.net = thaw.apply(&state.net, state.history.len())?;
+    }
+    let mut training = Training::new_in(&state.net, options.precision);
     if !state.is_over(options, watch) {
         feed.prepare(&training)?;
         state.began = Instant::now();
@@ -140,28 +151,33 @@ pub fn fit(
     if options.floor && state.history.is_empty() {
         let metrics = feed.validate(&training, &state.net)?;
         state.floor = metrics.as_ref().map(|m| m.top1);
-        state.judge(metrics.as_ref());
+        state.judge(metrics.as_ref(), options);
     }
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
         let epoch = state.history.len() + 1;
+        if thaw.changes(epoch - 1) {
+            state.net = thaw.apply(&state.net, epoch - 1)?;
+            training = Training::new_in(&state.net, options.precision);
+        }
         let images = feed.labels().len();
         let trained = stage(watch, format!("epoch {epoch} of {epochs}"), images, || {
             state.train_epoch(feed, &training, options, watch)
         });
         match trained {
-            Err(error @ LearnError::Diverged { .. }) if options.floor && state.best.is_some() => {
+            Err(error @ LearnError::Diverged { .. }) if options.floor && !state.best.is_empty() => {
                 watch.event(Event::Warning(format!("{error}: the best weights before are kept")));
                 break;
             }
             trained => trained?,
         }
-        let metrics = feed.validate(&training, &state.net)?;
-        state.judge(metrics.as_ref());
+        let metrics = feed.validate(&training, state.judged())?;
+        state.judge(metrics.as_ref(), options);
         state.keep(options)?;
         (options.log)(&state.history)?;
         watch.event(Event::Note(describe(&state.history[epoch - 1], epochs)));
     }
+    state.average_best(feed, &training, options, watch)?;
     Ok(state.finish())
 }
 
@@ -177,9 +193,12 @@ fn describe(epoch: &Epoch, epochs: usize) -> String {
 
 struct State {
     net: Network,
+    /// The mean of the weights of late, if that is what is judged.
+    average: Option<Network>,
     optimizer: Optimizer,
     history: Vec<Epoch>,
-    best: Option<Best>,
+    /// The best epochs, the best first; as many as are to be averaged.
+    best: Vec<Best>,
     /// The accuracy that an epoch must have to be the best.
     floor: Option<f64>,
     /// Seconds of earlier runs that this one continues.
@@ -189,7 +208,7 @@ struct State {
 
 struct Best {
     epoch: usize,
-    loss: f64,
+    score: Score,
     net: Network,
 }
 
@@ -197,8 +216,8 @@ struct Best {
 #[derive(Serialize, Deserialize)]
 struct CheckpointRecord {
     history: Vec<Epoch>,
-    best: Option<(usize, f64)>,
-    #[serde(default)]
+    /// The best epochs and their scores.
+    best: Vec<(usize, Score)>,
     floor: Option<f64>,
     counters: BTreeMap<String, u64>,
     /// Seconds since the run began, all sessions together.
@@ -207,16 +226,23 @@ struct CheckpointRecord {
 
 const RECORD: &str = "refit-checkpoint";
 const OPTIMIZER: &str = "optimizer/";
-const BEST: &str = "best/";
+const AVERAGE: &str = "average/";
+
+/// What the parameters of a best epoch begin with.
+fn best_prefix(epoch: usize) -> String {
+    format!("best/{epoch}/")
+}
 
 impl State {
     fn begin(net: Network, options: &FitOptions) -> Result<Self, LearnError> {
         let optimizer = Optimizer::new(&net, options.training);
+        let average = (options.training.average > 0.0).then(|| net.clone());
         let mut state = Self {
             net,
+            average,
             optimizer,
             history: Vec::new(),
-            best: None,
+            best: Vec::new(),
             floor: None,
             before: 0.0,
             began: Instant::now(),
@@ -234,9 +260,9 @@ impl State {
         if done >= settings.epochs {
             return true;
         }
-        let best = self.best.as_ref().map_or(0, |b| b.epoch);
+        let best = self.best.first().map_or(0, |b| b.epoch);
         if settings.patience > 0 && done >= best + settings.patience {
-            let text = format!("no lower validation loss since epoch {best}: training ends early");
+            let text = format!("nothing better since epoch {best}: training ends early");
             watch.event(Event::Note(text));
             return true;
         }
@@ -261,14 +287,17 @@ impl State {
         let epoch = self.history.len();
         let images = feed.labels().len();
         let steps = images.div_ceil(settings.batch);
-        let mut schedule = Schedule::new(steps * settings.epochs, settings.warmup, steps * epoch);
-        let order = Stream::new(options.seed, "order", &[epoch as u64]).permutation(images);
+        let schedule = Schedule::new(settings, steps * settings.epochs);
+        let mut stream = Stream::new(options.seed, "order", &[epoch as u64]);
+        let order = sampling::order(feed.labels(), options.balance, &mut stream);
         let (mut losses, mut seen, mut norms, mut done, mut rate) = (0.0, 0, 0.0, 0, 0.0);
         feed.epoch(training, epoch, order, &mut |step| {
-            rate = settings.learning_rate * schedule.next_share();
+            let pace = schedule.at(steps * epoch + done as usize);
+            rate = settings.learning_rate * pace.rate;
             let key = Stream::new(options.seed, "dropout", &[epoch as u64, done]).next_u64();
             let n = step.labels.len();
-            let (loss, norm) = self.train_step(training, step, options, key, rate)?;
+            let (loss, norm) = self.train_step(training, step, options, key, pace)?;
+            self.follow(settings.average, (steps * epoch) as u64 + done);
             if !loss.is_finite() || !norm.is_finite() {
                 return Err(LearnError::Diverged { epoch: epoch + 1, loss });
             }
@@ -300,7 +329,7 @@ impl State {
         step: Step,
         options: &FitOptions,
         dropout_key: u64,
-        rate: f64,
+        pace: Pace,
     ) -> Result<(f32, f64), LearnError> {
         let settings = options.training;
         let norms = settings.norms.into();
@@ -317,33 +346,79 @@ impl State {
         // Gradients are complete here and not yet applied.
         let norm = clip_norm(&mut gradients, settings.clip);
         if norm.is_finite() {
-            self.optimizer.step(&mut self.net, gradients, rate);
+            self.optimizer.step(&mut self.net, gradients, pace);
             pass.update_statistics(&mut self.net);
         }
         Ok((loss.into_scalar(), norm))
     }
 
+    /// The network that is judged, and kept if it is good.
+    fn judged(&self) -> &Network {
+        self.average.as_ref().unwrap_or(&self.net)
+    }
+
+    /// Moves the average towards the weights after step `step`, the first one being 0.
+    fn follow(&mut self, keeps: f64, step: u64) {
+        if let Some(average) = &mut self.average {
+            weight_average::follow(average, &self.net, keeps, step);
+        }
+    }
+
     /// Takes note of how the epoch did; without validation images the last weights are the best.
-    fn judge(&mut self, metrics: Option<&Metrics>) {
+    fn judge(&mut self, metrics: Option<&Metrics>, options: &FitOptions) {
         let epoch = self.history.len();
-        // A solved head and one that was trained with smoothed labels differ in their confidence, which
-        // says nothing of which is better.
-        let by = |m: &Metrics| if self.floor.is_some() { m.calibrated_loss } else { m.loss };
-        let loss = metrics.map_or(f64::NEG_INFINITY, by);
         if let (Some(last), Some(metrics)) = (self.history.last_mut(), metrics) {
             (last.val_loss, last.val_top1) = (Some(metrics.loss), Some(metrics.top1));
         }
-        let counts = metrics.is_none_or(|m| self.floor.is_none_or(|floor| m.top1 >= floor));
-        if counts && self.best.as_ref().is_none_or(|b| loss < b.loss || metrics.is_none()) {
-            self.best = Some(Best { epoch, loss, net: self.net.clone() });
+        let Some(metrics) = metrics else {
+            let best = Best { epoch, score: Score::default(), net: self.judged().clone() };
+            self.best = vec![best];
+            return;
+        };
+        if self.floor.is_some_and(|floor| metrics.top1 < floor) {
+            return;
         }
+        let score = options.training.select.score(metrics, self.floor.is_some());
+        let rank = self.best.iter().take_while(|best| !score.is_better(&best.score)).count();
+        let most = options.training.average_best.max(1);
+        if rank < most {
+            self.best.insert(rank, Best { epoch, score, net: self.judged().clone() });
+            self.best.truncate(most);
+        }
+    }
+
+    /// Lets the mean of the best epochs' weights compete with the best.
+    fn average_best(
+        &mut self,
+        feed: &dyn Feed,
+        training: &Training,
+        options: &FitOptions,
+        watch: &dyn Watch,
+    ) -> Result<(), LearnError> {
+        let [first, _, ..] = self.best.as_slice() else { return Ok(()) };
+        let nets: Vec<&Network> = self.best.iter().map(|best| &best.net).collect();
+        let (epoch, net) = (first.epoch, weight_average::mean(&nets));
+        let Some(metrics) = feed.validate(training, &net)? else { return Ok(()) };
+        let score = options.training.select.score(&metrics, self.floor.is_some());
+        let counts = self.floor.is_none_or(|floor| metrics.top1 >= floor);
+        let wins = counts && score.is_better(&first.score);
+        let count = nets.len();
+        watch.event(Event::Note(format!(
+            "the mean of the {count} best epochs: validation loss {:.4}, accuracy {:.1}%: {}",
+            metrics.loss,
+            100.0 * metrics.top1,
+            if wins { "kept" } else { "not better than the best" }
+        )));
+        if wins {
+            self.best.insert(0, Best { epoch, score, net });
+        }
+        Ok(())
     }
 
     /// Writes the checkpoint: one file, whole or not there.
     fn keep(&self, options: &FitOptions) -> Result<(), LearnError> {
         let Some(folder) = options.checkpoints else { return Ok(()) };
         let OptimizerState { tensors, counters } = self.optimizer.state();
-        let best = self.best.as_ref().filter(|b| b.epoch < self.history.len());
         let parameters = |net: &Network, prefix: &str| -> Vec<(String, Vec<usize>, Vec<f32>)> {
             let row = |(name, p): (&String, &refit_net::Parameter)| {
                 (format!("{prefix}{name}"), p.shape.clone(), p.to_vec())
@@ -351,13 +426,16 @@ impl State {
             net.parameters().iter().map(row).collect()
         };
         let mut rows = parameters(&self.net, "");
-        rows.extend(best.map_or_else(Vec::new, |b| parameters(&b.net, BEST)));
+        rows.extend(self.average.iter().flat_map(|net| parameters(net, AVERAGE)));
+        // What was judged last is there already.
+        let older = self.best.iter().filter(|b| b.epoch < self.history.len());
+        rows.extend(older.flat_map(|b| parameters(&b.net, &best_prefix(b.epoch))));
         rows.extend(
             tensors.into_iter().map(|(n, v)| (format!("{OPTIMIZER}{n}"), vec![v.len()], v)),
         );
         let record = CheckpointRecord {
             history: self.history.clone(),
-            best: self.best.as_ref().filter(|b| b.loss.is_finite()).map(|b| (b.epoch, b.loss)),
+            best: self.best.iter().map(|b| (b.epoch, b.score)).collect(),
             floor: self.floor,
             counters,
             spent: self.before + options.started.elapsed().as_secs_f64(),
@@ -378,16 +456,17 @@ impl State {
         let record: CheckpointRecord =
             serde_json::from_str(json).map_err(|e| no_run(e.to_string()))?;
         let device = self.net.device().clone();
-        let mut best = self.net.clone();
         read_network(&mut self.net, &state, "", &device)?;
-        let is_best_older = read_network(&mut best, &state, BEST, &device)?;
-        if !is_best_older {
-            best = self.net.clone();
+        if let Some(average) = &mut self.average {
+            read_network(average, &state, AVERAGE, &device)?;
         }
-        self.best = Some(match record.best {
-            Some((epoch, loss)) => Best { epoch, loss, net: best },
-            None => Best { epoch: record.history.len(), loss: f64::NEG_INFINITY, net: best },
-        });
+        for (epoch, score) in record.best {
+            let mut net = self.judged().clone();
+            if epoch < record.history.len() {
+                read_network(&mut net, &state, &best_prefix(epoch), &device)?;
+            }
+            self.best.push(Best { epoch, score, net });
+        }
         let mut tensors = BTreeMap::new();
         for name in state.names() {
             if let Some(bare) = name.strip_prefix(OPTIMIZER) {
@@ -403,7 +482,9 @@ impl State {
 
     fn finish(self) -> Fitted {
         let last = self.history.len();
-        let (network, best) = self.best.map_or((self.net, last), |best| (best.net, best.epoch));
+        let judged = self.average.unwrap_or(self.net);
+        let best = self.best.into_iter().next();
+        let (network, best) = best.map_or((judged, last), |best| (best.net, best.epoch));
         Fitted { network, history: self.history, best, seconds_before: self.before }
     }
 }
@@ -413,17 +494,14 @@ pub fn checkpoint_file(folder: &Path) -> PathBuf {
     folder.join("last.safetensors")
 }
 
-/// Fills a network from a checkpoint's tensors under `prefix`; tells whether there are any.
+/// Fills a network from a checkpoint's tensors under `prefix`.
 fn read_network(
     net: &mut Network,
     state: &StateDict,
     prefix: &str,
     device: &Device,
-) -> Result<bool, LearnError> {
+) -> Result<(), LearnError> {
     let names: Vec<String> = net.parameters().keys().cloned().collect();
-    if !prefix.is_empty() && names.iter().all(|n| !state.contains(&format!("{prefix}{n}"))) {
-        return Ok(false);
-    }
     for name in &names {
         let shape = state.get(&format!("{prefix}{name}")).map(|entry| entry.shape());
         if shape != Some(net.parameters()[name].shape.as_slice()) {
@@ -438,5 +516,5 @@ fn read_network(
         let len = values.len();
         net.set(&name, Tensor::from_data(TensorData::new(values, [len]), device));
     }
-    Ok(true)
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! what it cost. Nothing prints; a [`Watch`] is told what goes on.
 
 pub mod advice;
+mod auc;
 pub mod calibrate;
 mod error;
 mod evaluate;
@@ -15,20 +16,30 @@ pub mod metrics;
 mod model;
 mod optimizer;
 mod pulled;
+mod sampling;
+mod schedule;
+mod select;
 mod settings;
+mod thaw;
 mod train;
 mod watch;
+mod weight_average;
 mod weights;
 
+pub use auc::macro_auc;
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
 pub use extract::{ExtractOptions, Features, extract};
 pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
 pub use loss::{Targets, balanced_weights};
 pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, preprocess_for};
-pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
+pub use optimizer::{Optimizer, OptimizerState, clip_norm};
 pub use pulled::{PulledFolder, PulledFrom};
-pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
+pub use schedule::{Pace, Schedule};
+pub use select::Select;
+pub use settings::{
+    ClassBalance, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
+};
 pub use train::{
     Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,
     compare, mcnemar, read_settings, train,

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::auc::macro_auc;
 use crate::calibrate::{scaled_loss, temperature};
 
 /// The probability taken for one of 0, so that its logarithm is finite.
@@ -30,6 +31,9 @@ pub struct Metrics {
     pub macro_precision: f64,
     /// Mean F1 of the classes that occur, as truth or as prediction.
     pub macro_f1: f64,
+    /// Mean area under the classes' ROC curves, each against the rest ([`macro_auc`]).
+    #[serde(default)]
+    pub macro_auc: Option<f64>,
     /// The loss at the temperature that makes it least ([`temperature`]): what is left when
     /// over- and underconfidence are mended.
     #[serde(default)]
@@ -75,6 +79,7 @@ impl Metrics {
             balanced_accuracy: confusion.balanced_accuracy()?,
             macro_precision: confusion.macro_average(|class| class.precision)?,
             macro_f1: confusion.macro_average(|class| class.f1)?,
+            macro_auc: macro_auc(probabilities, labels, k),
             calibrated_loss: calibrated_loss(probabilities, labels, k),
             calibration_error: expected_calibration_error(probabilities, labels, k, 15)?,
             per_class: confusion.per_class(classes),

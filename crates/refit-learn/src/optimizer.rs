@@ -2,23 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use burn::optim::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
-use burn::optim::lr_scheduler::linear::LinearLrSchedulerConfig;
-use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::optim::lr_scheduler::sequential::SequentialLrSchedulerConfig;
 use burn::tensor::Tensor;
 use refit_kernels::{AdamW, Direction, Sgd, adamw, sgd};
 use refit_net::Network;
 
+use crate::schedule::Pace;
 use crate::settings::{OptimizerKind, TrainingSettings};
-
-/// How much of the last direction SGD and of the mean gradient AdamW keep.
-const MOMENTUM: f32 = 0.9;
 
 /// Moves parameters along their gradients.
 pub struct Optimizer {
     kind: OptimizerKind,
     weight_decay: f32,
+    learning_rate: f64,
     /// By parameter, from its first step on.
     memories: BTreeMap<String, Memory>,
     /// For each parameter, its share of the learning rate.
@@ -53,22 +48,26 @@ impl Optimizer {
         Self {
             kind: settings.optimizer,
             weight_decay: settings.weight_decay as f32,
+            learning_rate: settings.learning_rate,
             memories: BTreeMap::new(),
             shares: rate_shares(net, settings.lowest_rate),
         }
     }
 
-    /// Moves every parameter that has a gradient, at `rate` times its share.
-    pub fn step(&mut self, net: &mut Network, gradients: BTreeMap<String, Tensor<1>>, rate: f64) {
+    /// Moves every parameter that has a gradient, at its share of the rate.
+    pub fn step(&mut self, net: &mut Network, gradients: BTreeMap<String, Tensor<1>>, pace: Pace) {
+        let rate = self.learning_rate * pace.rate;
         for (name, gradient) in gradients {
             let gradient = gradient.into_data();
             let gradient = gradient.as_slice::<f32>().expect("networks compute in f32");
             let rate = (rate * self.shares.get(&name).copied().unwrap_or(1.0)) as f32;
             let decays = net.parameters()[&name].role.decays();
-            let weight_decay = if decays { self.weight_decay } else { 0.0 };
-            let kind = self.kind;
+            let decay = if decays { self.weight_decay } else { 0.0 };
+            let (kind, momentum) = (self.kind, pace.momentum as f32);
             let memory = self.memories.entry(name.clone()).or_default();
-            net.update(&name, |values| memory.step(kind, values, gradient, rate, weight_decay));
+            net.update(&name, |values| {
+                memory.step(kind, values, gradient, [rate, momentum, decay])
+            });
         }
     }
 
@@ -97,14 +96,14 @@ impl Optimizer {
 }
 
 impl Memory {
-    /// One step of SGD with momentum or of AdamW, as PyTorch defines them.
+    /// One step of SGD with momentum or of AdamW, as PyTorch defines them; momentum is how much of the
+    /// last direction SGD keeps, and of the mean gradient AdamW.
     fn step(
         &mut self,
         kind: OptimizerKind,
         values: &mut [f32],
         gradient: &[f32],
-        rate: f32,
-        weight_decay: f32,
+        [rate, momentum, weight_decay]: [f32; 3],
     ) {
         let step = self.steps + 1;
         self.steps = step;
@@ -113,7 +112,7 @@ impl Memory {
             OptimizerKind::Sgd => {
                 let settings = Sgd {
                     rate,
-                    momentum: MOMENTUM,
+                    momentum,
                     dampening: 0.0,
                     weight_decay,
                     direction: Direction::Momentum,
@@ -125,7 +124,7 @@ impl Memory {
                 self.second.resize(values.len(), 0.0);
                 let settings = AdamW {
                     rate,
-                    beta1: MOMENTUM,
+                    beta1: momentum,
                     beta2: 0.999,
                     epsilon: 1e-8,
                     weight_decay,
@@ -149,40 +148,6 @@ fn rate_shares(net: &Network, lowest: f64) -> BTreeMap<String, f64> {
         layers.into_iter().enumerate().map(|(i, l)| (l, depth_at(i))).collect();
     let share = |name: &str| lowest.powf(1.0 - depth[&layer(name)]);
     names.into_iter().map(|name| (name.to_owned(), share(name))).collect()
-}
-
-/// The learning rate's share of its highest value over a run: up linearly, down as half a cosine
-/// (Loshchilov and Hutter 2017, <https://arxiv.org/abs/1608.03983>).
-pub struct Schedule {
-    inner: ModuleLrScheduler,
-}
-
-impl Schedule {
-    /// The schedule of `steps` steps of which a share of `warmup` rises, from step `done` on.
-    pub fn new(steps: usize, warmup: f64, done: usize) -> Self {
-        let rise = ((steps as f64 * warmup).round() as usize).min(steps.saturating_sub(1));
-        let fall = CosineAnnealingLrSchedulerConfig::new(1.0, (steps - rise).max(1));
-        let scheduler = match rise {
-            0 => fall.init(),
-            _ => {
-                let start = 1.0 / (rise + 1) as f64;
-                let rising = LinearLrSchedulerConfig::new(start, 1.0, rise);
-                SequentialLrSchedulerConfig::new(vec![rising.into(), fall.into()], vec![rise])
-                    .init()
-            }
-        };
-        let inner = scheduler.expect("shares between 0 and 1, and at least one step");
-        let mut schedule = Self { inner };
-        (0..done).for_each(|_| {
-            schedule.next_share();
-        });
-        schedule
-    }
-
-    /// The share at the next step, in `[0, 1]`.
-    pub fn next_share(&mut self) -> f64 {
-        self.inner.step().base()
-    }
 }
 
 /// Scales all gradients together so that their norm is at most `limit`; gives the norm it was
@@ -234,7 +199,7 @@ mod tests {
         let own = |kind, decay| {
             let (mut values, mut memory) = (start.clone(), Memory::default());
             for (step, rate) in RATES.iter().enumerate() {
-                memory.step(kind, &mut values, &gradient(step), *rate as f32, decay);
+                memory.step(kind, &mut values, &gradient(step), [*rate as f32, 0.9, decay]);
             }
             values
         };
@@ -262,19 +227,6 @@ mod tests {
             }
             check(own(OptimizerKind::Sgd, decay), values);
         }
-    }
-
-    #[test]
-    fn the_schedule_rises_and_falls_and_can_be_taken_up_anywhere() {
-        let mut schedule = Schedule::new(20, 0.2, 0);
-        let shares: Vec<f64> = (0..20).map(|_| schedule.next_share()).collect();
-        assert!(shares[..4].windows(2).all(|w| w[0] < w[1]), "{shares:?}");
-        assert!((shares[4] - 1.0).abs() < 1e-9, "{shares:?}");
-        assert!(shares[4..].windows(2).all(|w| w[0] > w[1]), "{shares:?}");
-        assert!(shares[19] < 0.02);
-        let mut later = Schedule::new(20, 0.2, 7);
-        assert_eq!(later.next_share(), shares[7]);
-        assert!((Schedule::new(1, 0.5, 0).next_share() - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -26,7 +26,8 @@ fn balanced(labels: &[usize], stream: &mut Stream) -> Vec<usize> {
         for class in stream.permutation(members.len()) {
             let (images, waiting) = (&members[class], &mut waiting[class]);
             if waiting.is_empty() {
-                *waiting = stream.permutation(images.len()).into_iter().map(|k| images[k]).collect();
+                *waiting =
+                    stream.permutation(images.len()).into_iter().map(|k| images[k]).collect();
             }
             order.extend(waiting.pop());
         }
@@ -55,7 +56,8 @@ mod tests {
     #[test]
     fn every_class_comes_as_often() {
         // Ninety of one class, nine of another, one of a third; none of the second.
-        let labels: Vec<usize> = (0..100).map(|i| [0, 2, 3][(i >= 90) as usize + (i >= 99) as usize]).collect();
+        let labels: Vec<usize> =
+            (0..100).map(|i| [0, 2, 3][(i >= 90) as usize + (i >= 99) as usize]).collect();
         let order = drawn(&labels, ClassBalance::Sampling, 0);
         assert_eq!(order.len(), 100);
         let count = |class| order.iter().filter(|i| labels[**i] == class).count();

@@ -9,6 +9,7 @@ use refit_net::{Edit, HeadKind, NormStatistics, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
+use crate::select::Select;
 
 /// How a pretrained network is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -93,6 +94,21 @@ pub enum OptimizerKind {
     Sgd,
 }
 
+/// How the learning rate goes over a run; the share of steps in which it rises is `warmup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Up as a line, down as half a cosine (Loshchilov and Hutter 2017,
+    /// <https://arxiv.org/abs/1608.03983>).
+    #[default]
+    Cosine,
+    /// Up and down as halves of cosines, with momentum falling and rising against it (Smith 2018,
+    /// <https://arxiv.org/abs/1803.09820>).
+    OneCycle,
+    /// Up as a line, then level.
+    Constant,
+}
+
 /// How classes count in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,8 +116,10 @@ pub enum ClassBalance {
     /// Every image alike.
     #[default]
     Images,
-    /// Every class alike, however many images it has.
+    /// Every class alike, however many images it has: rare ones weigh more in the loss.
     Classes,
+    /// Every class alike: rare ones are shown more often.
+    Sampling,
 }
 
 /// Everything that decides a run's result, but for the images themselves.
@@ -174,13 +192,32 @@ pub struct TrainingSettings {
     pub optimizer: OptimizerKind,
     /// Decoupled weight decay (AdamW) or L2 (SGD) of weights; never of norms and biases.
     pub weight_decay: f64,
-    /// The share of steps in which the rate rises linearly; it falls as a cosine after.
+    /// How the rate goes from step to step.
+    #[serde(default)]
+    pub schedule: ScheduleKind,
+    /// The share of steps in which the rate rises.
     pub warmup: f64,
     /// Label smoothing (Szegedy et al. 2015), in `[0, 1)`.
     pub smoothing: f64,
     /// The largest norm of a step's gradient, all parameters together.
     pub clip: f64,
-    /// Epochs without a lower validation loss after which training ends; 0 never ends it early.
+    /// What the best epoch is the best by.
+    #[serde(default)]
+    pub select: Select,
+    /// The share of itself that an average of the weights keeps at a step, in `[0, 1)`: the average is
+    /// what is judged and kept (Polyak and Juditsky 1992, <https://doi.org/10.1137/0330046>). Early on
+    /// it keeps less. 0 takes the weights as they are.
+    #[serde(default)]
+    pub average: f64,
+    /// Epochs after which one more quarter of the layers is trained, from the uppermost down
+    /// (Howard and Ruder 2018, <https://arxiv.org/abs/1801.06146>); 0 trains all from the beginning.
+    #[serde(default)]
+    pub thaw_every: usize,
+    /// How many of the best epochs are averaged at the end; the mean is kept if it is better than the
+    /// best (Wortsman et al. 2022, <https://arxiv.org/abs/2203.05482>). 1 or 0 for none.
+    #[serde(default)]
+    pub average_best: usize,
+    /// Epochs without a better one after which training ends; 0 never ends it early.
     pub patience: usize,
     /// What batch norms of trained layers normalize by.
     pub norms: Norms,
@@ -221,6 +258,7 @@ impl TrainingSettings {
             lowest_rate: 1.0,
             optimizer: OptimizerKind::AdamW,
             weight_decay: 0.05,
+            schedule: ScheduleKind::Cosine,
             warmup: 0.1,
             smoothing: 0.1,
             clip: 1.0,
@@ -228,6 +266,10 @@ impl TrainingSettings {
             norms: Norms::Stored,
             augment: Augment::light(),
             fixed_views: 0,
+            select: Select::Loss,
+            average: 0.0,
+            thaw_every: 0,
+            average_best: 1,
         };
         match strategy {
             // The head alone, on features: cheap epochs, nothing to keep from the pretraining.
@@ -330,6 +372,14 @@ impl Settings {
             "--label-smoothing",
             t.smoothing.to_string(),
             "from 0 to below 1",
+        )?;
+        check(share(t.average), "--ema", t.average.to_string(), "from 0 to below 1")?;
+        check(t.average_best <= 20, "--average-best", t.average_best.to_string(), "0 to 20")?;
+        check(
+            t.thaw_every == 0 || t.fixed_views == 0,
+            "--thaw-every",
+            t.thaw_every.to_string(),
+            "0 with --fixed-views, since what is kept depends on which layers rest",
         )?;
         let views = t.fixed_views;
         check(views <= 1000, "--fixed-views", views.to_string(), "0 to 1000")?;

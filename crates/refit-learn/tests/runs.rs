@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_learn::{
-    Card, Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions, Settings, Strategy,
-    Watch, advise, auto, train,
+    Card, ClassBalance, Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions,
+    ScheduleKind, Select, Settings, Strategy, Watch, advise, auto, train,
 };
 use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
@@ -662,13 +662,36 @@ fn a_run_with_a_floor_is_resumed_to_the_same_bytes() {
     pictures(&data, &[10, 10, 10]);
     let mut settings = Settings { floor: true, ..small(&data, Strategy::FineTune) };
     (settings.training.epochs, settings.training.learning_rate) = (3, 0.05);
+    is_resumed_to_the_same_bytes(&settings);
+}
+
+/// Averages, what rests and what is shown depend on how far a run has come.
+#[test]
+fn a_run_with_averages_is_resumed_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[12, 4, 4]);
+    let mut settings = small(&data, Strategy::FineTune);
+    settings.balance = ClassBalance::Sampling;
+    let training = &mut settings.training;
+    (training.epochs, training.learning_rate) = (3, 0.01);
+    (training.average, training.average_best, training.thaw_every) = (0.9, 2, 1);
+    (training.select, training.schedule) = (Select::Auc, ScheduleKind::OneCycle);
+    is_resumed_to_the_same_bytes(&settings);
+}
+
+/// A run that is stopped after each of its first epochs, and one that is not.
+fn is_resumed_to_the_same_bytes(settings: &Settings) {
+    let dir = tempfile::tempdir().unwrap();
     let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
-    train(&settings, &context(Some(whole.clone())), &()).unwrap();
-    let stop = Log { stop_after_epochs: Some(1), ..Log::default() };
-    let stopped = train(&settings, &context(Some(parts.clone())), &stop).unwrap_err();
+    train(settings, &context(Some(whole.clone())), &()).unwrap();
+    let stop = || Log { stop_after_epochs: Some(1), ..Log::default() };
+    let stopped = train(settings, &context(Some(parts.clone())), &stop()).unwrap_err();
     assert!(matches!(stopped, LearnError::Stopped), "{stopped}");
     let resumed = RunContext { resume: true, ..context(Some(parts.clone())) };
-    train(&settings, &resumed, &()).unwrap();
+    let stopped = train(settings, &resumed, &stop()).unwrap_err();
+    assert!(matches!(stopped, LearnError::Stopped), "{stopped}");
+    train(settings, &resumed, &()).unwrap();
     assert!(model_bytes(&whole) == model_bytes(&parts));
 }
 

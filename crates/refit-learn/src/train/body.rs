@@ -24,7 +24,7 @@ impl Run<'_> {
     pub(super) fn class_weights(&self, labels: &[usize]) -> Vec<f32> {
         let classes = self.dataset.classes.len();
         match self.settings.balance {
-            ClassBalance::Images => vec![1.0; classes],
+            ClassBalance::Images | ClassBalance::Sampling => vec![1.0; classes],
             ClassBalance::Classes => balanced_weights(labels, classes),
         }
     }
@@ -63,6 +63,7 @@ impl Run<'_> {
         let options = FitOptions {
             training,
             precision: self.settings.precision,
+            balance: self.settings.balance,
             class_weights: &self.class_weights(feed.labels()),
             seed: self.settings.seed,
             time_budget: self.settings.time_budget,

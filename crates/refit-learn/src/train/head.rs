@@ -50,7 +50,8 @@ impl Run<'_> {
             groups: (views > 1).then_some(&groups),
             class_weights: match self.settings.balance {
                 ClassBalance::Images => ClassWeights::None,
-                ClassBalance::Classes => ClassWeights::Balanced,
+                // To draw a class more often is to weigh it more.
+                ClassBalance::Classes | ClassBalance::Sampling => ClassWeights::Balanced,
             },
             ..LogisticOptions::default()
         };

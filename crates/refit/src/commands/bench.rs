@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use refit::data::Stream;
-use refit::learn::{Optimizer, OptimizerKind, Targets};
+use refit::learn::{Optimizer, OptimizerKind, Pace, Targets};
 use refit::net::{
     Edit, HeadKind, NormStatistics, Precision, StepTime, Training, TrainingOptions, profile,
 };
@@ -301,7 +301,7 @@ impl TrainStep {
         let mut pass = self.training.pass(&self.network, boundary, options);
         let loss = self.targets.cross_entropy(pass.logits.clone());
         let gradients = pass.gradients(&loss);
-        self.optimizer.step(&mut self.network, gradients, Self::RATE);
+        self.optimizer.step(&mut self.network, gradients, Pace { rate: 1.0, momentum: 0.9 });
         pass.update_statistics(&mut self.network);
         self.done += 1;
     }

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use refit::data::Augment;
 use refit::learn::metrics::Metrics;
-use refit::learn::{ClassBalance, Norms, OptimizerKind, network_of, read_settings};
+use refit::learn::{
+    ClassBalance, Norms, OptimizerKind, ScheduleKind, Select, network_of, read_settings,
+};
 use refit::net::{Graph, Precision, zoo};
 use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
@@ -145,7 +148,8 @@ struct TrainOptions {
     #[arg(long)]
     strict: bool,
 
-    /// What counts alike in the loss: every image, or every class
+    /// What counts alike: every image, or every class, in the loss (classes) or by showing rare ones
+    /// more often (sampling)
     #[arg(long, value_name = "WHAT", default_value = "images")]
     balance: Balance,
 
@@ -185,7 +189,29 @@ struct TrainOptions {
     #[arg(long, value_name = "X", help_heading = TRAINING)]
     clip: Option<f64>,
 
-    /// Epochs without a lower validation loss after which to end; 0 never ends early
+    /// Course of the learning rate: cosine, one-cycle (which moves momentum against it), constant
+    #[arg(long, value_name = "KIND", help_heading = TRAINING)]
+    schedule: Option<Course>,
+
+    /// Train the uppermost quarter of the layers first, and one quarter more every N epochs
+    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    thaw_every: Option<usize>,
+
+    /// What the best epoch is the best by, on the validation images: loss, top1, balanced (accuracy),
+    /// f1 (mean of the classes), auc
+    #[arg(long, value_name = "BY", help_heading = TRAINING, value_parser = by_name::<Select>(&Select::ALL.map(Select::name)))]
+    select: Option<Select>,
+
+    /// Judge and keep an average of the weights that keeps this share of itself at a step, such as
+    /// 0.99; 0 for none
+    #[arg(long, value_name = "SHARE", help_heading = TRAINING)]
+    ema: Option<f64>,
+
+    /// Let the mean of this many best epochs' weights compete with the best
+    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    average_best: Option<usize>,
+
+    /// Epochs without a better one after which to end; 0 never ends early
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     patience: Option<usize>,
 
@@ -227,10 +253,35 @@ fn strategy() -> impl TypedValueParser<Value = Way> {
         .map(|name| name.parse::<Strategy>().map_or(Way::Auto, Way::Named))
 }
 
+/// One of some names, which stand for values.
+fn by_name<T: FromStr<Err = String> + Clone + Send + Sync + 'static>(
+    names: &[&'static str],
+) -> impl TypedValueParser<Value = T> + use<T> {
+    PossibleValuesParser::new(names.to_vec()).try_map(|name| name.parse::<T>())
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Balance {
     Images,
     Classes,
+    Sampling,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Course {
+    Cosine,
+    OneCycle,
+    Constant,
+}
+
+impl From<Course> for ScheduleKind {
+    fn from(course: Course) -> Self {
+        match course {
+            Course::Cosine => Self::Cosine,
+            Course::OneCycle => Self::OneCycle,
+            Course::Constant => Self::Constant,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -279,6 +330,7 @@ impl TrainOptions {
             balance: match self.balance {
                 Balance::Images => ClassBalance::Images,
                 Balance::Classes => ClassBalance::Classes,
+                Balance::Sampling => ClassBalance::Sampling,
             },
             time_budget: self.time_budget,
             ..Settings::new(whole(&data.to_owned()), strategy)
@@ -292,6 +344,13 @@ impl TrainOptions {
         put(&mut training.warmup, self.warmup);
         put(&mut training.clip, self.clip);
         put(&mut training.patience, self.patience);
+        put(&mut training.select, self.select);
+        put(&mut training.thaw_every, self.thaw_every);
+        if let Some(course) = self.schedule {
+            training.schedule = course.into();
+        }
+        put(&mut training.average, self.ema);
+        put(&mut training.average_best, self.average_best);
         put(&mut training.fixed_views, self.fixed_views);
         put(
             &mut training.optimizer,
@@ -377,6 +436,11 @@ impl TrainOptions {
             ("--patience", self.patience.is_some()),
             ("--augment", self.augment.is_some()),
             ("--fixed-views", self.fixed_views.is_some()),
+            ("--schedule", self.schedule.is_some()),
+            ("--thaw-every", self.thaw_every.is_some()),
+            ("--select", self.select.is_some()),
+            ("--ema", self.ema.is_some()),
+            ("--average-best", self.average_best.is_some()),
             ("--norms", self.norms.is_some()),
             ("--time-budget", self.time_budget.is_some()),
         ];
