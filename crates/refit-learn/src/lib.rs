@@ -28,7 +28,9 @@ pub use loss::{Targets, balanced_weights};
 pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, preprocess_for};
 pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
 pub use pulled::{PulledFolder, PulledFrom};
-pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
+pub use settings::{
+    ClassBalance, Mirror, Norms, OptimizerKind, Settings, Strategy, TrainingSettings,
+};
 pub use train::{
     Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,
     compare, mcnemar, read_settings, train,
