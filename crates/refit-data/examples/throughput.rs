@@ -35,7 +35,7 @@ fn main() -> Result<(), DataError> {
         strictness: Strictness::Skip,
     };
     let decode_options = DecodeOptions::default();
-    for augment in [Augment::none(), Augment::standard()] {
+    for augment in [Augment::none(), Augment::medium()] {
         let start = Instant::now();
         let mut loader = Loader::new(
             samples.clone(),
@@ -96,7 +96,7 @@ fn main() -> Result<(), DataError> {
         PREPROCESS.normalize_into(&square, &mut out);
         timed(3, start);
         let start = Instant::now();
-        Augment::standard().square(&image, &PREPROCESS, &mut Stream::new(0, "augment", &[]));
+        Augment::medium().square(&image, &PREPROCESS, &mut Stream::new(0, "augment", &[]));
         timed(4, start);
         let start = Instant::now();
         let Ok(_) = decode_in(&bytes, &decode_options, PREPROCESS.detail()) else { continue };

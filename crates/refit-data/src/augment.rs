@@ -1,16 +1,32 @@
 //! Random changes of training images that leave their meaning alone.
 //!
 //! Semantics, ranges and the order of work are torchvision's on PIL images
-//! (`RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter`), down to PIL's eight-bit rounding.
+//! (`RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter`, `TrivialAugmentWide`, `RandAugment`,
+//! `RandomErasing`), down to PIL's eight-bit rounding.
+
+pub(crate) mod colour;
+mod erase;
+mod level;
+mod mix;
+pub(crate) mod operations;
+pub(crate) mod policy;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::colour::ColourJitter;
+pub use self::erase::Erasing;
+pub use self::level::Level;
+pub use self::mix::{Mix, Mixture};
+pub use self::policy::Policy;
+
+use self::operations::{Operation, rotate_smoothly};
+use self::policy::STRENGTHS;
 use crate::preprocess::{PIPELINE_VERSION, crop_and_resize};
 use crate::{DataError, Preprocess, RgbImage, Stream};
 
 /// A crop of random area and shape, resized to the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RandomCrop {
     /// Least and greatest share of the image's area, each in `(0, 1]`.
     pub scale: [f64; 2],
@@ -18,62 +34,49 @@ pub struct RandomCrop {
     pub ratio: [f64; 2],
 }
 
-/// Random changes of colour, in random order.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub struct ColourJitter {
-    /// Brightness is multiplied by a factor from `1 - x` (at least 0) to `1 + x`.
-    pub brightness: f64,
-    /// Contrast likewise.
-    pub contrast: f64,
-    /// Saturation likewise.
-    pub saturation: f64,
-    /// Hue is turned by from `-x` to `x` of a full circle; at most 0.5.
-    pub hue: f64,
-}
-
 /// What may happen to a training image, drawn anew each time it is seen.
+///
+/// The order is that of the fields; what is off draws nothing. [`mix`](Self::mix) is about batches and
+/// leaves single images alone.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Augment {
     /// A random crop instead of the preprocessing's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop: Option<RandomCrop>,
     /// Probability of mirroring left and right.
     pub flip: f64,
+    /// Probability of mirroring top and bottom: for images that have no up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub vertical_flip: f64,
+    /// Probability of a turn by 90, 180 or 270 degrees: for images that have no up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub quarter_turn: f64,
+    /// Turned by an angle from `-x` to `x` degrees, bilinear; the mean colour fills the corners.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rotation: f64,
+    /// Operations drawn from a policy; the mean colour goes where the image was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
     /// Changes of colour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<ColourJitter>,
+    /// A rectangle covered with the mean colour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erasing: Option<Erasing>,
+    /// Images made of two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl Augment {
-    /// Nothing: every time the same pixels, those of the preprocessing.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// Mirroring, and crops that keep at least 70% of the area.
-    pub fn light() -> Self {
-        Self {
-            crop: Some(RandomCrop { scale: [0.7, 1.0], ratio: [0.85, 1.0 / 0.85] }),
-            flip: 0.5,
-            jitter: None,
-        }
-    }
-
-    /// Mirroring, crops that keep at least 35% of the area, and mild changes of colour.
-    pub fn standard() -> Self {
-        let jitter = ColourJitter { brightness: 0.2, contrast: 0.2, saturation: 0.2, hue: 0.02 };
-        Self {
-            crop: Some(RandomCrop { scale: [0.35, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] }),
-            flip: 0.5,
-            jitter: Some(jitter),
-        }
-    }
-
-    /// Whether images pass unchanged.
-    pub fn is_none(&self) -> bool {
-        *self == Self::none()
+    /// The same without mirroring left and right: for images whose meaning it changes.
+    pub fn without_flip(self) -> Self {
+        Self { flip: 0.0, ..self }
     }
 
     /// Checks that every range makes sense.
@@ -81,9 +84,19 @@ impl Augment {
     /// # Errors
     /// If a probability, share, ratio or strength lies outside its range.
     pub fn validate(&self) -> Result<(), DataError> {
-        let refuse = |field, problem: String| Err(DataError::Preprocess { field, problem });
-        if !(0.0..=1.0).contains(&self.flip) {
-            return refuse("flip", format!("is {}, not a probability", self.flip));
+        let refuse = |field, problem: String| Err(DataError::Augment { field, problem });
+        let odds = [
+            ("flip", self.flip),
+            ("vertical-flip", self.vertical_flip),
+            ("quarter-turn", self.quarter_turn),
+            ("erasing probability", self.erasing.map_or(0.0, |e| e.probability)),
+            ("mix probability", self.mix.map_or(0.0, |m| m.probability)),
+        ];
+        if let Some((field, value)) = odds.into_iter().find(|(_, p)| !(0.0..=1.0).contains(p)) {
+            return refuse(field, format!("is {value}, not a probability"));
+        }
+        if !(0.0..=180.0).contains(&self.rotation) {
+            return refuse("rotation", format!("is {}, not from 0 to 180 degrees", self.rotation));
         }
         if let Some(RandomCrop { scale: [low, high], ratio: [narrow, wide] }) = self.crop {
             if !(0.0 < low && low <= high && high <= 1.0) {
@@ -91,6 +104,14 @@ impl Augment {
             }
             if !(0.0 < narrow && narrow <= wide && wide.is_finite()) {
                 return refuse("crop ratio", format!("is {narrow} to {wide}, not a range above 0"));
+            }
+        }
+        if let Some(Policy::RandAugment { operations, magnitude }) = self.policy {
+            if !(1..=Operation::ALL.len()).contains(&operations) {
+                return refuse("policy", format!("has {operations} operations, not 1 to 14"));
+            }
+            if magnitude >= STRENGTHS {
+                return refuse("policy", format!("has magnitude {magnitude}, not 0 to 30"));
             }
         }
         if let Some(ColourJitter { brightness, contrast, saturation, hue }) = self.jitter {
@@ -104,6 +125,29 @@ impl Augment {
             }
             if !(0.0..=0.5).contains(&hue) {
                 return refuse("jitter hue", format!("is {hue}, not from 0 to 0.5"));
+            }
+        }
+        if let Some(Erasing { area: [low, high], ratio: [flat, tall], .. }) = self.erasing {
+            if !(0.0 < low && low <= high && high < 1.0) {
+                return refuse(
+                    "erasing area",
+                    format!("is {low} to {high}, not a range in (0, 1)"),
+                );
+            }
+            if !(0.0 < flat && flat <= tall && tall.is_finite()) {
+                return refuse(
+                    "erasing ratio",
+                    format!("is {flat} to {tall}, not a range above 0"),
+                );
+            }
+        }
+        if let Some(Mix { mixup, cutmix, .. }) = self.mix {
+            let alphas = format!("{mixup} (mixup) and {cutmix} (cutmix)");
+            if ![mixup, cutmix].iter().all(|alpha| (0.0..=100.0).contains(alpha)) {
+                return refuse("mix", format!("has alphas {alphas}, not from 0 to 100"));
+            }
+            if mixup + cutmix == 0.0 {
+                return refuse("mix", format!("has alphas {alphas}, of which one must be above 0"));
             }
         }
         Ok(())
@@ -162,13 +206,36 @@ impl Augment {
         if stream.chance(self.flip) {
             square.flip_horizontal();
         }
+        let fill = preprocess.mean_colour();
+        self.turn(&mut square, fill, stream);
+        if let Some(policy) = self.policy {
+            policy.apply(&mut square, fill, stream);
+        }
         if let Some(jitter) = &self.jitter {
             jitter.apply(&mut square, stream);
+        }
+        if let Some(erasing) = &self.erasing {
+            erasing.apply(&mut square, fill, stream);
         }
         square
     }
 
-    /// A hash of the settings: a part of the key of cached features of augmented views.
+    /// What is for images that have no up. What is off draws nothing, so that settings from before
+    /// there was such a thing give the pixels that they gave.
+    fn turn(&self, square: &mut RgbImage, fill: [u8; 3], stream: &mut Stream) {
+        if self.vertical_flip > 0.0 && stream.chance(self.vertical_flip) {
+            square.flip_vertical();
+        }
+        if self.quarter_turn > 0.0 && stream.chance(self.quarter_turn) {
+            *square = square.turned(1 + stream.below(3));
+        }
+        if self.rotation > 0.0 {
+            rotate_smoothly(square, stream.range(-self.rotation, self.rotation), fill);
+        }
+    }
+
+    /// A hash of the settings that decide an image's pixels: a part of the key of cached features of
+    /// augmented views. What is off has no part in it.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("refit augment v1");
         hasher.update(&PIPELINE_VERSION.to_le_bytes());
@@ -181,6 +248,22 @@ impl Augment {
         numbers(
             &self.jitter.map_or(vec![], |j| vec![j.brightness, j.contrast, j.saturation, j.hue]),
         );
+        let old = Self { crop: self.crop, flip: self.flip, jitter: self.jitter, ..Self::none() };
+        if (Self { mix: None, ..*self }) != old {
+            numbers(&[self.vertical_flip, self.quarter_turn, self.rotation]);
+            numbers(&match self.policy {
+                None => vec![],
+                Some(Policy::TrivialAugment) => vec![0.0],
+                Some(Policy::RandAugment { operations, magnitude }) => {
+                    vec![1.0, operations as f64, magnitude as f64]
+                }
+            });
+            numbers(
+                &self
+                    .erasing
+                    .map_or(vec![], |e| [&[e.probability][..], &e.area, &e.ratio].concat()),
+            );
+        }
         *hasher.finalize().as_bytes()
     }
 }
@@ -212,113 +295,6 @@ impl RandomCrop {
     }
 }
 
-impl ColourJitter {
-    fn apply(&self, image: &mut RgbImage, stream: &mut Stream) {
-        let mut factor = |strength: f64| {
-            (strength > 0.0).then(|| stream.range((1.0 - strength).max(0.0), 1.0 + strength) as f32)
-        };
-        let factors = [factor(self.brightness), factor(self.contrast), factor(self.saturation)];
-        let hue = (self.hue > 0.0).then(|| stream.range(-self.hue, self.hue));
-        for which in stream.permutation(4) {
-            match (which, factors.get(which).copied().flatten(), hue) {
-                (0, Some(factor), _) => brightness(image, factor),
-                (1, Some(factor), _) => contrast(image, factor),
-                (2, Some(factor), _) => saturation(image, factor),
-                (3, _, Some(turn)) => turn_hue(image, turn),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// PIL's `Image.blend(from, to, factor)` for one value.
-fn blend(from: u8, to: u8, factor: f32) -> u8 {
-    (f32::from(from) + factor * (f32::from(to) - f32::from(from))).clamp(0.0, 255.0) as u8
-}
-
-/// PIL's conversion to `L` (ITU-R 601).
-fn luma([r, g, b]: [u8; 3]) -> u8 {
-    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
-}
-
-pub(crate) fn brightness(image: &mut RgbImage, factor: f32) {
-    let table: [u8; 256] = std::array::from_fn(|v| blend(0, v as u8, factor));
-    image.pixels_mut().iter_mut().for_each(|v| *v = table[usize::from(*v)]);
-}
-
-pub(crate) fn contrast(image: &mut RgbImage, factor: f32) {
-    let (pixels, _) = image.pixels().as_chunks::<3>();
-    let sum: u64 = pixels.iter().map(|&pixel| u64::from(luma(pixel))).sum();
-    let mean = (sum as f64 / pixels.len() as f64 + 0.5) as u8;
-    let table: [u8; 256] = std::array::from_fn(|v| blend(mean, v as u8, factor));
-    image.pixels_mut().iter_mut().for_each(|v| *v = table[usize::from(*v)]);
-}
-
-pub(crate) fn saturation(image: &mut RgbImage, factor: f32) {
-    for pixel in image.pixels_mut().as_chunks_mut::<3>().0 {
-        let grey = luma(*pixel);
-        *pixel = pixel.map(|v| blend(grey, v, factor));
-    }
-}
-
-/// torchvision's `adjust_hue` on PIL images: the hue is a byte that wraps around.
-pub(crate) fn turn_hue(image: &mut RgbImage, turn: f64) {
-    let turn = (turn * 255.0) as i32 as u8;
-    let sectors: [(u8, f32); 256] = std::array::from_fn(|h| sector((h as u8).wrapping_add(turn)));
-    for pixel in image.pixels_mut().as_chunks_mut::<3>().0 {
-        let [h, s, v] = hsv(*pixel);
-        *pixel = rgb(sectors[usize::from(h)], s, v);
-    }
-}
-
-/// PIL's `RGB` to `HSV`; single and double precision as PIL mixes them.
-fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
-    let (most, least) = (r.max(g).max(b), r.min(g).min(b));
-    if most == least {
-        return [0, 0, most];
-    }
-    let range = f32::from(most - least);
-    let from = |v: u8| f32::from(most - v) / range;
-    let sixths = if r == most {
-        from(b) - from(g)
-    } else if g == most {
-        (2.0 + f64::from(from(r)) - f64::from(from(b))) as f32
-    } else {
-        (4.0 + f64::from(from(g)) - f64::from(from(r))) as f32
-    };
-    // From 5/6 to 11/6: the remainder by 1, without a call.
-    let turned = f64::from(sixths) / 6.0 + 1.0;
-    let hue = (if turned >= 1.0 { turned - 1.0 } else { turned }) as f32;
-    [(f64::from(hue) * 255.0) as u8, (f64::from(range / f32::from(most)) * 255.0) as u8, most]
-}
-
-/// Which sixth of the circle a hue is in, and how far.
-fn sector(hue: u8) -> (u8, f32) {
-    let sixths = f64::from(hue) * 6.0 / 255.0;
-    (sixths as u8, (sixths - sixths.floor()) as f32)
-}
-
-/// PIL's `HSV` to `RGB`.
-fn rgb((sector, f): (u8, f32), s: u8, v: u8) -> [u8; 3] {
-    if s == 0 {
-        return [v; 3];
-    }
-    let (s, value) = ((f64::from(s) / 255.0) as f32, f64::from(v));
-    // Rounds halves up; values are never negative, and never above 255.
-    let byte = |x: f64| x as u8 + u8::from(x - f64::from(x as u8) >= 0.5);
-    let p = byte(value * (1.0 - f64::from(s)));
-    let q = byte(value * (1.0 - f64::from(s * f)));
-    let t = byte(value * (1.0 - f64::from(s) * (1.0 - f64::from(f))));
-    match sector % 6 {
-        0 => [v, t, p],
-        1 => [q, v, p],
-        2 => [p, v, t],
-        3 => [p, q, v],
-        4 => [t, p, v],
-        _ => [v, p, q],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,7 +322,7 @@ mod tests {
     #[test]
     fn same_stream_same_pixels_other_stream_others() {
         let image = synthetic(61, 47, 1);
-        for augment in [Augment::light(), Augment::standard()] {
+        for augment in [Augment::light(), Augment::medium(), Augment::strong()] {
             let draw = |sample| {
                 augment.apply(&image, &PREPROCESS, &mut Stream::new(1, "augment", &[0, sample]))
             };
@@ -360,7 +336,7 @@ mod tests {
     #[test]
     fn pixels_are_pinned() {
         // A change here changes every seeded training run: it must be meant, and told in the change log.
-        let square = Augment::standard().square(
+        let square = Augment::medium().square(
             &synthetic(61, 47, 1),
             &PREPROCESS,
             &mut Stream::new(1, "augment", &[0, 3]),
@@ -413,36 +389,116 @@ mod tests {
         let none = Augment::none();
         assert_eq!(
             message(Augment { flip: 1.5, ..none }),
-            "the preprocessing's flip is 1.5, not a probability"
+            "augmentation's flip is 1.5, not a probability"
         );
         let crop = |scale, ratio| Augment { crop: Some(RandomCrop { scale, ratio }), ..none };
         assert_eq!(
             message(crop([0.0, 1.0], [1.0, 1.0])),
-            "the preprocessing's crop scale is 0 to 1, not a range in (0, 1]"
+            "augmentation's crop scale is 0 to 1, not a range in (0, 1]"
         );
         assert_eq!(
             message(crop([0.5, 1.0], [2.0, 1.0])),
-            "the preprocessing's crop ratio is 2 to 1, not a range above 0"
+            "augmentation's crop ratio is 2 to 1, not a range above 0"
         );
         let jitter = |jitter| Augment { jitter: Some(jitter), ..none };
         let still = ColourJitter::default();
         assert_eq!(
             message(jitter(ColourJitter { contrast: -1.0, ..still })),
-            "the preprocessing's jitter is 0, -1, 0, not three numbers of at least 0"
+            "augmentation's jitter is 0, -1, 0, not three numbers of at least 0"
         );
         assert_eq!(
             message(jitter(ColourJitter { hue: 0.6, ..still })),
-            "the preprocessing's jitter hue is 0.6, not from 0 to 0.5"
+            "augmentation's jitter hue is 0.6, not from 0 to 0.5"
         );
+        let refused = |augment: Augment, problem: &str| {
+            assert_eq!(message(augment), format!("augmentation's {problem}"));
+        };
+        refused(
+            Augment { vertical_flip: -0.1, ..none },
+            "vertical-flip is -0.1, not a probability",
+        );
+        refused(
+            Augment { quarter_turn: f64::NAN, ..none },
+            "quarter-turn is NaN, not a probability",
+        );
+        refused(Augment { rotation: 200.0, ..none }, "rotation is 200, not from 0 to 180 degrees");
+        let policy = |operations, magnitude| Augment {
+            policy: Some(Policy::RandAugment { operations, magnitude }),
+            ..none
+        };
+        refused(policy(0, 9), "policy has 0 operations, not 1 to 14");
+        refused(policy(2, 31), "policy has magnitude 31, not 0 to 30");
+        let erasing = |area, ratio| Augment {
+            erasing: Some(Erasing { probability: 1.0, area, ratio }),
+            ..none
+        };
+        refused(erasing([0.0, 0.5], [1.0, 1.0]), "erasing area is 0 to 0.5, not a range in (0, 1)");
+        refused(erasing([0.1, 0.5], [2.0, 1.0]), "erasing ratio is 2 to 1, not a range above 0");
+        let mix =
+            |mixup, cutmix| Augment { mix: Some(Mix { probability: 1.0, mixup, cutmix }), ..none };
+        refused(
+            mix(0.0, 0.0),
+            "mix has alphas 0 (mixup) and 0 (cutmix), of which one must be above 0",
+        );
+        refused(mix(-1.0, 1.0), "mix has alphas -1 (mixup) and 1 (cutmix), not from 0 to 100");
+    }
+
+    #[test]
+    fn what_is_strong_stays_within_bytes_and_repeats() {
+        let image = synthetic(61, 47, 1);
+        let everything = Augment {
+            vertical_flip: 0.5,
+            quarter_turn: 0.5,
+            rotation: 20.0,
+            jitter: Augment::medium().jitter,
+            ..Augment::strong()
+        };
+        everything.validate().unwrap();
+        let draw = |n| everything.square(&image, &PREPROCESS, &mut Stream::new(1, "augment", &[n]));
+        let squares: Vec<RgbImage> = (0..50).map(draw).collect();
+        assert_eq!(squares, (0..50).map(draw).collect::<Vec<_>>());
+        assert!(squares.iter().all(|s| (s.width(), s.height()) == (32, 32)));
+        let mut hasher = blake3::Hasher::new();
+        squares.iter().for_each(|s| _ = hasher.update(s.pixels()));
+        assert_eq!(&hasher.finalize().to_hex()[..16], PINNED_STRONG);
+    }
+
+    const PINNED_STRONG: &str = "c2b95cb20e0ce7a3";
+
+    #[test]
+    fn settings_are_strict() {
+        let refused = serde_json::from_str::<Augment>(r#"{"flop": 0.5}"#).unwrap_err().to_string();
+        assert!(refused.starts_with("unknown field `flop`"), "{refused}");
+        let text = r#"{"policy": "trivial-augment", "mix": {"mixup": 0.4}}"#;
+        let read: Augment = serde_json::from_str(text).unwrap();
+        assert_eq!(read.mix, Some(Mix { mixup: 0.4, ..Mix::default() }));
+        assert_eq!(read.policy, Some(Policy::TrivialAugment));
     }
 
     #[test]
     fn serializes_and_differs_by_digest() {
-        let text = serde_json::to_string(&Augment::standard()).unwrap();
-        assert_eq!(serde_json::from_str::<Augment>(&text).unwrap(), Augment::standard());
+        let text = serde_json::to_string(&Augment::medium()).unwrap();
+        assert_eq!(serde_json::from_str::<Augment>(&text).unwrap(), Augment::medium());
         assert_eq!(serde_json::from_str::<Augment>("{}").unwrap(), Augment::none());
-        let digests = [Augment::none(), Augment::light(), Augment::standard()]
-            .map(|augment| augment.digest());
-        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
+        // Features of augmented views that are kept from before are found again.
+        let known = [Augment::none(), Augment::light(), Augment::medium()]
+            .map(|augment| blake3::Hash::from_bytes(augment.digest()).to_hex()[..16].to_owned());
+        assert_eq!(known, DIGESTS);
+        let others = [
+            Augment::strong(),
+            Augment { vertical_flip: 0.5, ..Augment::light() },
+            Augment { quarter_turn: 0.5, ..Augment::light() },
+            Augment { rotation: 0.5, ..Augment::light() },
+            Augment { policy: Some(Policy::TrivialAugment), ..Augment::light() },
+            Augment { erasing: Some(Erasing::default()), ..Augment::light() },
+            Augment::light(),
+        ]
+        .map(|augment| augment.digest());
+        let distinct: std::collections::BTreeSet<_> = others.into_iter().collect();
+        assert_eq!(distinct.len(), others.len());
+        let mixed = Augment { mix: Some(Mix::default()), ..Augment::light() };
+        assert_eq!(mixed.digest(), Augment::light().digest());
     }
+
+    const DIGESTS: [&str; 3] = ["7d9787abdd54d619", "3200efcf7fee26d9", "9c5d606e35e9ba8d"];
 }

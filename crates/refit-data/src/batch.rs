@@ -649,7 +649,7 @@ mod tests {
                 options,
                 move |sample, index, out| {
                     let image = cache.get(&sample.path)?;
-                    Augment::standard().apply_into(
+                    Augment::medium().apply_into(
                         &image,
                         &preprocess,
                         &mut Stream::new(1, "augment", &[0, index as u64]),

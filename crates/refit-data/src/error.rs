@@ -258,6 +258,14 @@ pub enum DataError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Augmentation that makes no sense.
+    #[error("augmentation's {field} {problem}")]
+    Augment {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl DataError {
@@ -303,6 +311,7 @@ impl Hint for DataError {
             Self::ValTwice { .. } => "leave out the fraction to use the given set".into(),
             Self::Unreadable { source, .. } => return source.hint(),
             Self::NothingReadable { .. } => "check that these are images: refit reads JPEG, PNG, WebP, GIF, BMP and TIFF".into(),
+            Self::Augment { .. } => "docs/augmentation.md lists the settings and their ranges".into(),
             Self::Preprocess { .. } => "sizes are in pixels and at least 1; mean and std are for values in [0, 1]".into(),
         })
     }
@@ -527,6 +536,10 @@ mod tests {
             (
                 DataError::Preprocess { field: "size", problem: "is 0".into() },
                 "the preprocessing's size is 0 -- sizes are in pixels and at least 1; mean and std are for values in [0, 1]",
+            ),
+            (
+                DataError::Augment { field: "flip", problem: "is 2, not a probability".into() },
+                "augmentation's flip is 2, not a probability -- docs/augmentation.md lists the settings and their ranges",
             ),
         ];
         for (error, message) in cases {

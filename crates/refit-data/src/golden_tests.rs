@@ -2,10 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::augment::{brightness, contrast, saturation, turn_hue};
+use crate::augment::colour::{brightness, contrast, saturation, turn_hue};
+use crate::augment::operations::{Operation, rotate_smoothly};
+use crate::augment::policy::STRENGTHS;
 use crate::preprocess::crop_and_resize;
 use crate::test_data::{mean_difference, synthetic};
-use crate::{Preprocess, RgbImage};
+use crate::{Policy, Preprocess, RgbImage};
 
 #[derive(Deserialize)]
 struct Manifest {
@@ -74,4 +76,68 @@ fn pixels_equal_torchvisions() {
         }
     }
     assert!(failures.is_empty(), "differ from torchvision:\n{}", failures.join("\n"));
+}
+
+/// From tools/golden_policies.py.
+#[derive(Deserialize)]
+struct Policies {
+    fill: [u8; 3],
+    cases: Vec<PolicyCase>,
+}
+
+/// Checksums by strength, where strengths have signs with the positive one first.
+#[derive(Deserialize)]
+struct PolicyCase {
+    image: (u32, u32, u64),
+    policy: String,
+    operation: usize,
+    #[serde(default)]
+    degrees: Vec<f64>,
+    sums: Vec<u32>,
+}
+
+impl PolicyCase {
+    fn ours(&self, fill: [u8; 3]) -> Vec<u32> {
+        let (width, height, seed) = self.image;
+        let image = synthetic(width, height, seed);
+        let changed = |change: &dyn Fn(&mut RgbImage)| {
+            let mut image = image.clone();
+            change(&mut image);
+            let next = |sum: u32, byte: &u8| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+            image.pixels().iter().fold(0x811C_9DC5, next)
+        };
+        let policy = match self.policy.as_str() {
+            "rotation" => {
+                let turned = |degrees: &f64| changed(&|i| rotate_smoothly(i, *degrees, fill));
+                return self.degrees.iter().map(turned).collect();
+            }
+            "trivial" => Policy::TrivialAugment,
+            _ => Policy::RandAugment { operations: 2, magnitude: 9 },
+        };
+        let operation = Operation::ALL[self.operation];
+        let steps = if operation.has_strength() { STRENGTHS } else { 1 };
+        let signs: &[f64] = if operation.is_signed() { &[1.0, -1.0] } else { &[1.0] };
+        let strengths = (0..steps).flat_map(|step| {
+            let strength = policy.strength(operation, step, [width, height]);
+            signs.iter().map(move |sign| sign * strength)
+        });
+        strengths.map(|strength| changed(&|i| operation.apply(i, strength, fill))).collect()
+    }
+}
+
+#[test]
+fn policies_equal_torchvisions() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/policies.json");
+    let Policies { fill, cases } = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(cases.len(), 2 * (2 * Operation::ALL.len() + 1));
+    let differ = |case: &PolicyCase| {
+        let ours = case.ours(fill);
+        assert_eq!(ours.len(), case.sums.len());
+        let wrong: Vec<usize> = (0..ours.len()).filter(|i| ours[*i] != case.sums[*i]).collect();
+        let operation = Operation::ALL[case.operation];
+        (!wrong.is_empty())
+            .then(|| format!("{} {operation:?} {:?}: {wrong:?}", case.policy, case.image))
+    };
+    let wrong: Vec<String> = cases.iter().filter_map(differ).collect();
+    assert!(wrong.is_empty(), "differ from torchvision:\n{}", wrong.join("\n"));
 }

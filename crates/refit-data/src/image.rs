@@ -77,6 +77,30 @@ impl RgbImage {
         pixels.chunks_exact_mut(self.width as usize).for_each(<[[u8; 3]]>::reverse);
     }
 
+    /// Mirrors top and bottom, in place.
+    pub fn flip_vertical(&mut self) {
+        let stride = 3 * self.width as usize;
+        let (above, below) = self.pixels.split_at_mut(self.height as usize / 2 * stride);
+        let rows = above.chunks_exact_mut(stride).zip(below.rchunks_exact_mut(stride));
+        rows.for_each(|(upper, lower)| upper.swap_with_slice(lower));
+    }
+
+    /// The image turned counterclockwise by so many quarters of a circle.
+    pub fn turned(&self, quarters: usize) -> Self {
+        let (width, height) = (self.width as usize, self.height as usize);
+        let (columns, rows) = if quarters % 2 == 1 { (height, width) } else { (width, height) };
+        let source = self.pixels.as_chunks::<3>().0;
+        let from = |x: usize, y: usize| match quarters % 4 {
+            0 => y * width + x,
+            1 => x * width + width - 1 - y,
+            2 => (height - 1 - y) * width + width - 1 - x,
+            _ => (height - 1 - x) * width + y,
+        };
+        let places = (0..rows).flat_map(|y| (0..columns).map(move |x| (x, y)));
+        let pixels = places.flat_map(|(x, y)| source[from(x, y)]).collect();
+        Self { width: columns as u32, height: rows as u32, pixels }
+    }
+
     /// Left and right mirrored: what [`flip_horizontal`](Self::flip_horizontal) would leave.
     pub fn flipped_horizontal(&self) -> Self {
         let rows = self.pixels.chunks_exact(self.width as usize * 3);
@@ -104,6 +128,26 @@ mod tests {
         assert_eq!(image.pixels(), [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]);
         assert_eq!(image.pixel(1, 0), [1, 2, 3]);
         assert_eq!(format!("{image:?}"), "RgbImage(2x2)");
+    }
+
+    #[test]
+    fn turns_and_flips_agree() {
+        let image = RgbImage::new(3, 2, (0..18).collect());
+        let quarter = image.turned(1);
+        assert_eq!((quarter.width(), quarter.height()), (2, 3));
+        assert_eq!(
+            (quarter.pixel(0, 0), quarter.pixel(0, 2)),
+            (image.pixel(2, 0), image.pixel(0, 0))
+        );
+        assert_eq!(quarter.turned(1), image.turned(2));
+        assert_eq!(quarter.turned(2), image.turned(3));
+        assert_eq!(quarter.turned(3), image.turned(4));
+        assert_eq!(image.turned(0), image);
+        for mut flipped in [image, RgbImage::new(1, 3, (0..9).collect())] {
+            let half = flipped.turned(2).flipped_horizontal();
+            flipped.flip_vertical();
+            assert_eq!(flipped, half);
+        }
     }
 
     #[test]

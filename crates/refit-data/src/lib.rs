@@ -54,7 +54,7 @@ pub mod source;
 #[cfg(test)]
 mod test_data;
 
-pub use crate::augment::{Augment, ColourJitter, RandomCrop};
+pub use crate::augment::{Augment, ColourJitter, Erasing, Level, Mix, Mixture, Policy, RandomCrop};
 pub use crate::batch::{Batch, ImageCache, Loader, LoaderOptions};
 pub use crate::cache::{CacheKey, CacheOptions, FeatureCache};
 pub use crate::check::{CheckOptions, Checked, ContentHash, Skipped, Strictness, check_readable};

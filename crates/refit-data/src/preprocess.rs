@@ -114,6 +114,11 @@ impl Preprocess {
         self.normalize_into(&self.square(image), out);
     }
 
+    /// The colour that normalizes to nothing, as nearly as eight bits allow.
+    pub fn mean_colour(&self) -> [u8; 3] {
+        self.mean.map(|mean| (mean * 255.0).round().clamp(0.0, 255.0) as u8)
+    }
+
     /// The detail that suffices: twice what the resize gives, so that what decoding leaves out
     /// would not be seen, nor in a random crop of a third of the area.
     pub fn detail(&self) -> Detail {

@@ -20,12 +20,48 @@ pub struct ExtractOptions {
     pub run: RunOptions,
     /// Views of each image: plain, mirrored, and from the third on augmented.
     pub views: usize,
+    /// Whether the mirrored view, where it is one of them, is not left out.
+    pub mirrored: bool,
+    /// What is done to every image before its views are made.
+    pub change: Change,
     /// How the augmented views are made.
     pub augment: Augment,
     /// Decides the augmented views.
     pub seed: u64,
     /// Where features are kept between runs; nowhere if none.
     pub cache: Option<PathBuf>,
+}
+
+/// A change of whole images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Change {
+    /// None.
+    #[default]
+    Nothing,
+    /// Top and bottom are mirrored.
+    UpsideDown,
+    /// Turned counterclockwise by so many quarters of a circle.
+    Turned(usize),
+}
+
+impl Change {
+    fn of(self, mut image: RgbImage) -> RgbImage {
+        match self {
+            Self::Nothing => {}
+            Self::UpsideDown => image.flip_vertical(),
+            Self::Turned(quarters) => image = image.turned(quarters),
+        }
+        image
+    }
+
+    /// What a changed image's features are kept under, with its content.
+    fn name(self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::UpsideDown => Some("upside down".into()),
+            Self::Turned(quarters) => Some(format!("turned {}", quarters % 4)),
+        }
+    }
 }
 
 /// Features of some images.
@@ -53,6 +89,24 @@ impl Features {
     /// The row of one view of one readable image.
     pub fn row(&self, image: usize, view: usize) -> &[f32] {
         &self.rows[(image * self.views + view) * self.dim..][..self.dim]
+    }
+
+    /// The same with the first so many views of each image alone.
+    pub(crate) fn of_views(self, views: usize) -> Self {
+        if views >= self.views {
+            return self;
+        }
+        let images = self.rows.chunks_exact(self.views * self.dim);
+        let rows = images.flat_map(|image| &image[..views * self.dim]).copied().collect();
+        Self { rows, views, ..self }
+    }
+}
+
+impl ExtractOptions {
+    /// The views that are asked for, by number.
+    fn numbers(&self) -> impl Iterator<Item = usize> + use<> {
+        let mirrored = self.mirrored;
+        (0..self.views).filter(move |view| mirrored || *view != 1)
     }
 }
 
@@ -160,16 +214,23 @@ impl<'a> Extraction<'a> {
 
     /// What a view's row is kept under: augmented ones depend on how they were drawn.
     fn key(&self, content: &ContentHash, view: usize) -> ContentHash {
+        let content = match self.options.change.name() {
+            None => *content,
+            Some(change) => {
+                let mut hasher = blake3::Hasher::new();
+                *hasher.update(content).update(change.as_bytes()).finalize().as_bytes()
+            }
+        };
         match view {
-            0 | 1 => *content,
-            _ => view_key(content, &self.options.augment, self.options.seed),
+            0 | 1 => content,
+            _ => view_key(&content, &self.options.augment, self.options.seed),
         }
     }
 
     /// The images and views that are not in the cache.
     fn missing(&self, cache: &FeatureCache) -> Vec<(usize, usize)> {
         let jobs =
-            (0..self.samples.len()).flat_map(|i| (0..self.options.views).map(move |v| (i, v)));
+            (0..self.samples.len()).flat_map(|i| self.options.numbers().map(move |v| (i, v)));
         jobs.filter(|&(image, view)| {
             self.hashes[image]
                 .is_some_and(|hash| !cache.contains(&self.key(&hash, view), view as u32))
@@ -187,12 +248,14 @@ impl<'a> Extraction<'a> {
             strictness: self.options.run.strictness,
         };
         let (pipeline, augment, seed) = (*preprocess, self.options.augment, self.options.seed);
+        let change = self.options.change;
         let keys: Vec<(ContentHash, usize)> = missing
             .iter()
             .map(|&(image, view)| (self.hashes[image].unwrap_or_default(), view))
             .collect();
         let open = move |sample: &Sample| {
-            decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())
+            let image = decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())?;
+            Ok(change.of(image))
         };
         let make = move |image: &RgbImage, job: usize, out: &mut [f32]| {
             match keys[job] {
@@ -219,12 +282,12 @@ impl<'a> Extraction<'a> {
     }
 
     fn collect(mut self, cache: &FeatureCache, dim: usize) -> Result<Features, LearnError> {
-        let views = self.options.views;
+        let views = self.options.numbers().count();
         let (mut rows, mut readable, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         for (image, hash) in self.hashes.iter().enumerate() {
             let Some(hash) = hash else { continue };
             let found: Option<Vec<&[f32]>> =
-                (0..views).map(|v| cache.get(&self.key(hash, v), v as u32)).collect();
+                self.options.numbers().map(|v| cache.get(&self.key(hash, v), v as u32)).collect();
             let Some(found) = found else { continue };
             found.into_iter().for_each(|row| rows.extend_from_slice(row));
             readable.push(image);

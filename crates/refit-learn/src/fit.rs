@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use refit_data::Stream;
+use refit_data::{Mixture, Stream};
 use refit_net::state_dict::{Dtype, StateDict, write_safetensors};
 use refit_net::{Network, Pass, Precision, Training, TrainingOptions, Value};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Step {
     pub boundary: Vec<Value>,
     /// Classes, `[n]`.
     pub labels: Vec<usize>,
+    /// What each image took from another of the step, `[n]`; empty where none is mixed.
+    pub mixtures: Vec<Option<Mixture>>,
 }
 
 /// Where steps come from, and what the result is judged by.
@@ -336,8 +338,13 @@ impl State {
         let device = self.net.device().clone();
         let mut pass: Pass =
             training.pass(&self.net, step.boundary, TrainingOptions { norms, dropout_key });
-        let targets =
-            Targets::new(&step.labels, options.class_weights, settings.smoothing, &device);
+        let targets = Targets::mixed(
+            &step.labels,
+            &step.mixtures,
+            options.class_weights,
+            settings.smoothing,
+            &device,
+        );
         let mut loss = targets.cross_entropy(pass.logits.clone());
         for (logits, share) in &pass.auxiliary {
             loss = loss + targets.cross_entropy(logits.clone()) * *share;

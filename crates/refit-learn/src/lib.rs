@@ -38,7 +38,7 @@ pub use pulled::{PulledFolder, PulledFrom};
 pub use schedule::{Pace, Schedule};
 pub use select::Select;
 pub use settings::{
-    ClassBalance, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
+    ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
     Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use refit_data::Augment;
+use refit_data::{Augment, Level};
 use refit_net::{Edit, HeadKind, NormStatistics, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +156,9 @@ pub struct Settings {
     /// Views of each training image that the head of `features` learns from: the plain one, the
     /// mirrored one, then augmented ones.
     pub views: usize,
+    /// Whether training images are mirrored left and right at all.
+    #[serde(default, skip_serializing_if = "Mirror::is_always")]
+    pub mirror: Mirror,
     /// Decides every random choice.
     pub seed: u64,
     /// Whether an unreadable image stops the run.
@@ -221,12 +224,43 @@ pub struct TrainingSettings {
     pub patience: usize,
     /// What batch norms of trained layers normalize by.
     pub norms: Norms,
-    /// How training images are varied.
-    pub augment: Augment,
+    /// How training images are varied; none leaves it to the run ([`Level`] by strategy and amount),
+    /// which writes down what it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
     /// Views of each training image, the plain one and augmented ones, that epochs learn from in turn:
     /// what frozen layers make of them is computed once and kept. 0 draws a new view every time.
     #[serde(default)]
     pub fixed_views: usize,
+}
+
+/// Whether training images are mirrored left and right where the augmentation and the views of
+/// `features` say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mirror {
+    /// Unless a look at the images finds that it turns one class into another.
+    Auto,
+    /// Yes, whatever the images show: what settings from before there was a choice mean.
+    #[default]
+    Always,
+    /// No.
+    Never,
+}
+
+impl Mirror {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+
+    fn is_always(&self) -> bool {
+        *self == Self::Always
+    }
 }
 
 /// [`NormStatistics`] as settings write it.
@@ -264,7 +298,7 @@ impl TrainingSettings {
             clip: 1.0,
             patience: 0,
             norms: Norms::Stored,
-            augment: Augment::light(),
+            augment: None,
             fixed_views: 0,
             select: Select::Loss,
             average: 0.0,
@@ -281,21 +315,28 @@ impl TrainingSettings {
             Strategy::FineTune => {
                 Self { epochs: 4, learning_rate: 1e-4, lowest_rate: 0.05, ..base }
             }
-            Strategy::PretrainedInit => Self {
-                epochs: 20,
-                learning_rate: 1e-3,
-                norms: Norms::Batch,
-                augment: Augment::standard(),
-                ..base
-            },
-            Strategy::Scratch => Self {
-                epochs: 60,
-                learning_rate: 2e-3,
-                norms: Norms::Batch,
-                augment: Augment::standard(),
-                ..base
-            },
+            Strategy::PretrainedInit => {
+                Self { epochs: 20, learning_rate: 1e-3, norms: Norms::Batch, ..base }
+            }
+            Strategy::Scratch => {
+                Self { epochs: 60, learning_rate: 2e-3, norms: Norms::Batch, ..base }
+            }
         }
+    }
+
+    /// How training images are varied: nothing where that is not settled yet.
+    pub fn augment(&self) -> Augment {
+        self.augment.unwrap_or_default()
+    }
+}
+
+/// The level that suits a strategy with so many training images and epochs.
+pub(crate) fn level_for(strategy: Strategy, _images: usize, _epochs: usize) -> Level {
+    match strategy {
+        Strategy::AsIs | Strategy::Features | Strategy::Partial | Strategy::FineTune => {
+            Level::Light
+        }
+        Strategy::PretrainedInit | Strategy::Scratch => Level::Medium,
     }
 }
 
@@ -316,12 +357,33 @@ impl Settings {
             keep_classes: false,
             floor: false,
             views: 2,
+            mirror: Mirror::Auto,
             seed: 0,
             strict: false,
             balance: ClassBalance::Images,
             time_budget: None,
             training: TrainingSettings::for_strategy(strategy),
         }
+    }
+
+    /// The same with what is left to the run settled, as far as the number of training images says.
+    pub(crate) fn settled(&self, images: usize) -> Self {
+        let mut settings = self.clone();
+        let epochs = settings.training.epochs;
+        let by_level = || level_for(self.strategy, images, epochs).augment();
+        let augment = settings.training.augment.unwrap_or_else(by_level);
+        settings.training.augment = Some(match settings.mirror {
+            Mirror::Never => augment.without_flip(),
+            Mirror::Auto | Mirror::Always => augment,
+        });
+        settings
+    }
+
+    /// The same without mirroring.
+    pub(crate) fn unmirrored(&self) -> Self {
+        let mut settings = Self { mirror: Mirror::Never, ..self.clone() };
+        settings.training.augment = settings.training.augment.map(Augment::without_flip);
+        settings
     }
 
     /// The same with the last part of every path only: a model that is given away does not tell
@@ -381,6 +443,12 @@ impl Settings {
             t.thaw_every.to_string(),
             "0 with --fixed-views, since what is kept depends on which layers rest",
         )?;
+        check(
+            t.augment().mix.is_none() || t.fixed_views == 0,
+            "--fixed-views",
+            t.fixed_views.to_string(),
+            "0 where images are mixed: mixtures are new every time",
+        )?;
         let views = t.fixed_views;
         check(views <= 1000, "--fixed-views", views.to_string(), "0 to 1000")?;
         check(t.clip > 0.0, "--clip", t.clip.to_string(), "above 0")?;
@@ -397,6 +465,7 @@ impl Settings {
             let (precision, strategy) = (self.precision, self.strategy);
             return Err(LearnError::NothingFrozen { precision, strategy });
         }
+        t.augment().validate()?;
         self.check_keep_classes()?;
         Ok(self.precision.check()?)
     }

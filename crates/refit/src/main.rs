@@ -1,6 +1,7 @@
 //! The command line.
 
 mod arguments;
+mod augmentation;
 mod cli;
 mod commands;
 mod drawing;

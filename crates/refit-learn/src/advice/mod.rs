@@ -2,12 +2,14 @@
 //! they look like what the network was trained on.
 
 pub mod curve;
+pub mod mirroring;
 pub mod similarity;
 pub mod transfer;
 
 use serde::{Deserialize, Serialize};
 
 use self::curve::LearningCurve;
+use self::mirroring::Confusion;
 use self::similarity::{Similarity, Verdict};
 use self::transfer::Transferability;
 use crate::settings::Strategy;
@@ -81,6 +83,9 @@ pub struct Advice {
     pub transfer: Vec<Transferability>,
     /// Accuracy of a head on frozen features by number of images.
     pub curve: LearningCurve,
+    /// Classes that mirroring left and right turns into others: training does not mirror then.
+    #[serde(default)]
+    pub mirroring: Vec<Confusion>,
     /// What to do.
     pub conclusion: Conclusion,
 }
@@ -92,6 +97,7 @@ pub(crate) struct Facts<'a> {
     pub transfer: &'a [Transferability],
     pub curve: &'a LearningCurve,
     pub classes: &'a [String],
+    pub mirroring: &'a [Confusion],
     /// The blocks that groups of layers begin with.
     pub starts: &'a [String],
     /// Seconds of a strategy.
@@ -198,6 +204,9 @@ impl Facts<'_> {
                 100.0 * point.accuracy
             ));
         }
+        if !self.mirroring.is_empty() {
+            evidence.push(mirroring::in_words(self.mirroring, self.classes, "mirroring"));
+        }
         if let Some(gain) = self.curve.gain_of_doubling() {
             const FELT: f64 = 0.005;
             let known = self.curve.classes.iter().filter_map(|c| Some((c.class, c.recall?)));
@@ -239,6 +248,7 @@ mod tests {
             transfer: &[],
             curve: &LearningCurve { images: 0, points: vec![], fit: None, classes: vec![] },
             classes: &[],
+            mirroring: &[],
             starts: &starts,
             seconds: &|_| 1.0,
         };

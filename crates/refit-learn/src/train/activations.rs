@@ -167,7 +167,7 @@ impl<'a> ActivationFeed<'a> {
         let settings = self.run.settings;
         match view {
             0 => part.hashes[image],
-            _ => view_key(&part.hashes[image], &settings.training.augment, settings.seed),
+            _ => view_key(&part.hashes[image], &settings.training.augment(), settings.seed),
         }
     }
 
@@ -190,7 +190,7 @@ impl<'a> ActivationFeed<'a> {
             ahead: 2,
             strictness: Strictness::Strict,
         };
-        let (pipeline, augment) = (*self.preprocess, self.run.settings.training.augment);
+        let (pipeline, augment) = (*self.preprocess, self.run.settings.training.augment());
         let (seed, hashes) = (self.run.settings.seed, Arc::clone(&part.hashes));
         let open = move |sample: &Sample| {
             decode_file_in(&sample.path, &DecodeOptions::default(), pipeline.detail())
@@ -298,7 +298,7 @@ impl Feed for ActivationFeed<'_> {
         let cache = (batch, &self.learned);
         self.batches(training, &self.train, &jobs, cache, &mut |jobs, boundary| {
             let labels = jobs.iter().map(|&(i, _)| self.train.labels[i]).collect();
-            each(Step { boundary, labels })
+            each(Step { boundary, labels, mixtures: Vec::new() })
         })
     }
 

@@ -82,6 +82,10 @@ impl Run<'_> {
         }
         let mut by_class = vec![0; classes];
         truth.iter().for_each(|l| by_class[*l] += 1);
+        let mirroring = match self.looks_at_mirroring() {
+            true => self.mirroring(&features.learned)?,
+            false => Vec::new(),
+        };
         let amount = Amount::new(by_class, self.parameters(start)?);
         let depths = Depths::of(&start.network);
         let looked = self.look(start, &depths, &images, &features)?;
@@ -93,6 +97,7 @@ impl Run<'_> {
             transfer: &looked.transfer,
             curve: &curve,
             classes: &self.dataset.classes,
+            mirroring: &mirroring,
             starts: &depths.starts,
             seconds: &seconds,
         };
@@ -106,6 +111,7 @@ impl Run<'_> {
             leep,
             transfer: looked.transfer,
             curve,
+            mirroring,
             conclusion,
         };
         Ok((advice, images))
@@ -293,7 +299,7 @@ fn plain_rows(features: &SplitFeatures, images: &[usize]) -> Vec<f32> {
 
 /// At most `most` positions, one of each class and then spread evenly over all; more only if there are
 /// more classes.
-fn spread(labels: &[usize], most: usize) -> Vec<usize> {
+pub(super) fn spread(labels: &[usize], most: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|&i| labels[i]);
     let first = |k: &usize| *k == 0 || labels[order[*k]] != labels[order[*k - 1]];

@@ -11,11 +11,11 @@ use serde::Serialize;
 use super::folder::RunFolder;
 use super::start::{open_dataset, starting_point};
 use super::{Beginning, Outcome, Run, RunContext, run_options, train_on};
-use crate::advice::{Advice, Candidate};
+use crate::advice::{Advice, Candidate, mirroring};
 use crate::calibrate::{scaled_loss, temperature};
 use crate::error::LearnError;
 use crate::metrics::Metrics;
-use crate::settings::{Settings, Strategy};
+use crate::settings::{Mirror, Settings, Strategy};
 use crate::watch::{Event, Watch, stage};
 
 /// The share of the training images that trials are judged by.
@@ -84,6 +84,21 @@ pub fn auto(
         run.advise(&start, &epochs)?
     };
     watch.event(Event::Note(format!("advice: {}", advice.conclusion.rule)));
+    let confused = !advice.mirroring.is_empty();
+    if confused {
+        let found = mirroring::in_words(&advice.mirroring, &dataset.classes, "mirroring");
+        watch.event(Event::Warning(format!(
+            "{found}: training leaves it out; --mirror always does it nevertheless"
+        )));
+    }
+    // What the advice has found out holds for trials, on fewer images, and the run.
+    let settings = &|strategy: Strategy, from: Option<&str>| {
+        let settings = settings(strategy, from);
+        match settings.mirror {
+            Mirror::Auto if confused => settings.unmirrored(),
+            _ => settings,
+        }
+    };
     let means = Means {
         work: images.train.len() as f64 * start.network.multiply_adds() as f64,
         epochs: &epochs,

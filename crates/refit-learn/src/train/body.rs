@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::{
-    DataError, DecodeOptions, ImageCache, Loader, LoaderOptions, Preprocess, Sample, Stream,
+    DataError, DecodeOptions, ImageCache, Loader, LoaderOptions, Mix, Preprocess, Sample, Stream,
     Strictness,
 };
 use refit_net::{Edit, Network, Training};
@@ -92,6 +92,17 @@ impl Run<'_> {
     }
 }
 
+/// Training images between epochs: twice the input's side leaves random crops their detail.
+pub(super) fn image_cache(preprocess: &Preprocess) -> ImageCache {
+    ImageCache::new(DecodeOptions::default(), Some(2 * preprocess.size as u32), 1 << 30)
+}
+
+/// The stream that an image's augmentation in an epoch is drawn from; `index` is its position among
+/// the readable training images.
+pub(super) fn augment_stream(seed: u64, epoch: usize, index: usize) -> Stream {
+    Stream::new(seed, "augment", &[epoch as u64, index as u64])
+}
+
 /// Steps from augmented images.
 struct ImageFeed<'a> {
     run: &'a Run<'a>,
@@ -103,9 +114,7 @@ struct ImageFeed<'a> {
 
 impl<'a> ImageFeed<'a> {
     fn new(run: &'a Run<'a>, preprocess: &'a Preprocess, images: &'a Images) -> Self {
-        // Twice the input's side leaves random crops their detail.
-        let side = 2 * preprocess.size as u32;
-        let cache = Arc::new(ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30));
+        let cache = Arc::new(image_cache(preprocess));
         Self { run, preprocess, images, labels: labels(&images.train), cache }
     }
 }
@@ -128,7 +137,7 @@ impl Feed for ImageFeed<'_> {
     ) -> Result<(), LearnError> {
         let settings = self.run.settings;
         let (cache, pipeline) = (Arc::clone(&self.cache), *self.preprocess);
-        let (augment, seed) = (settings.training.augment, settings.seed);
+        let (augment, seed) = (settings.training.augment(), settings.seed);
         let options = LoaderOptions {
             batch_size: settings.training.batch,
             size: pipeline.size,
@@ -138,16 +147,23 @@ impl Feed for ImageFeed<'_> {
         };
         let make = move |sample: &Sample, index: usize, out: &mut [f32]| -> Result<(), DataError> {
             let image = cache.get(&sample.path)?;
-            let mut stream = Stream::new(seed, "augment", &[epoch as u64, index as u64]);
+            let mut stream = augment_stream(seed, epoch, index);
             augment.apply_into(&image, &pipeline, &mut stream, out);
             Ok(())
         };
         for batch in Loader::new(self.images.train.clone(), order, options, make) {
-            let batch = batch?;
+            let mut batch = batch?;
+            let mixtures = augment
+                .mix
+                .map_or_else(Vec::new, |mix| mix.draw(seed, epoch, &batch.indices, batch.size));
+            if !mixtures.is_empty() {
+                Mix::apply(&mut batch.images, batch.size, &mixtures);
+            }
             let shape = [batch.n, 3, batch.size, batch.size];
             let data = TensorData::new(batch.images, shape);
             let images = Tensor::from_data(data, &Device::flex());
-            each(Step { boundary: training.run_frozen(images), labels: batch.labels })?;
+            let boundary = training.run_frozen(images);
+            each(Step { boundary, labels: batch.labels, mixtures })?;
         }
         Ok(())
     }

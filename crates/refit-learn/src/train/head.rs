@@ -128,7 +128,7 @@ impl Feed for FeatureFeed<'_> {
             let data = TensorData::new(rows, [images.len(), dim]);
             let boundary = vec![Value::Vector(Tensor::from_data(data, &self.device))];
             let labels = images.iter().map(|&i| self.labels[i]).collect();
-            each(Step { boundary, labels })?;
+            each(Step { boundary, labels, mixtures: Vec::new() })?;
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use refit_net::Precision;
 use super::Run;
 use super::start::Start;
 use crate::error::LearnError;
-use crate::extract::{ExtractOptions, Features, extract};
-use crate::settings::Strategy;
+use crate::extract::{Change, ExtractOptions, Features, extract};
+use crate::settings::Mirror;
 use crate::watch::{Event, stage};
 
 /// The images of a run after the unreadable ones are left out.
@@ -42,13 +42,19 @@ impl Run<'_> {
         let samples = self.samples();
         let (train, rest) = samples.split_at(self.dataset.train.len());
         // Where the head may be the result, it learns from as many views as it can have.
-        let last = self.settings.strategy == Strategy::Features || self.settings.floor;
-        let views = if last { self.settings.views } else { 1 };
+        let views = if self.last_head() { self.settings.views } else { 1 };
+        let looked_at = if self.looks_at_mirroring() { 2 } else { 1 };
+        let views = views.max(looked_at);
+        let mirrored = self.settings.mirror != Mirror::Never;
+        let augment = Augment::medium();
+        let augment = if mirrored { augment } else { augment.without_flip() };
         let take = |samples: &[Sample], views: usize| {
             let options = ExtractOptions {
                 run: self.run_options(),
                 views,
-                augment: Augment::standard(),
+                mirrored,
+                change: Change::Nothing,
+                augment,
                 seed: self.settings.seed,
                 cache: self.context.cache.as_ref().map(|cache| cache.join("features")),
             };
@@ -70,6 +76,26 @@ impl Run<'_> {
             rows.saturating_sub(computed)
         )));
         Ok(features)
+    }
+
+    /// The views that a head learns from, of those that were taken; augmented ones, which may be
+    /// mirrored too, are taken again where nothing is to be mirrored.
+    pub(super) fn features_to_learn_from(
+        &self,
+        taken: SplitFeatures,
+        start: &Start,
+    ) -> Result<SplitFeatures, LearnError> {
+        let views = if self.last_head() { self.settings.views } else { 1 };
+        let views = match self.settings.mirror {
+            Mirror::Never if views > 2 && taken.learned.views == views => {
+                return self.features(start);
+            }
+            // The second is the mirrored one.
+            Mirror::Never if views == 2 => 1,
+            _ => views,
+        };
+        let SplitFeatures { learned, judged } = taken;
+        Ok(SplitFeatures { learned: learned.of_views(views), judged })
     }
 
     pub(super) fn images_with(&self, features: &SplitFeatures) -> Result<Images, LearnError> {

@@ -11,6 +11,7 @@ mod head;
 mod images;
 mod judge;
 mod keep;
+mod mirror;
 mod start;
 
 use std::path::PathBuf;
@@ -33,7 +34,7 @@ use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use folder::RunFolder;
-use images::Images;
+use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
 
 /// How a run is carried out; nothing here changes its result.
@@ -156,6 +157,7 @@ fn train_on(
     Beginning { started, advice }: &Beginning,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
+    let settings = &settings.settled(dataset.train.len());
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;
@@ -216,18 +218,40 @@ impl Run<'_> {
         self.dataset.samples().cloned().collect()
     }
 
-    /// Every strategy that trains something.
+    /// Every strategy that trains something: with the changes of images that leave classes alone.
     fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
+        let takes_features = self.settings.strategy.runs_frozen() || self.settings.floor;
+        let features = if takes_features { Some(self.features(&start)?) } else { None };
+        let settings = &self.settle_changes(&start, features.as_ref())?;
+        let run = Run {
+            settings,
+            dataset: self.dataset.clone(),
+            folder: RunFolder(self.folder.0.clone()),
+            ..*self
+        };
+        let features = match features {
+            Some(features) => Some(run.features_to_learn_from(features, &start)?),
+            None => None,
+        };
+        run.learn_from(start, features)
+    }
+
+    /// Learns from features, or from images where there are none.
+    fn learn_from(
+        &self,
+        start: Start,
+        features: Option<SplitFeatures>,
+    ) -> Result<Outcome, LearnError> {
         let strategy = self.settings.strategy;
         let mut seconds = Seconds::default();
         self.warn_of_random_features(&start);
         let network = self.with_new_head(&start)?;
-        let (images, features) = if strategy.runs_frozen() || self.settings.floor {
-            let features = self.features(&start)?;
-            seconds.features = features.learned.seconds + features.judged.seconds;
-            (self.images_with(&features)?, Some(features))
-        } else {
-            (self.checked_images()?, None)
+        let (images, features) = match features {
+            Some(features) => {
+                seconds.features = features.learned.seconds + features.judged.seconds;
+                (self.images_with(&features)?, Some(features))
+            }
+            None => (self.checked_images()?, None),
         };
         self.folder.begin(self.settings, &images, self.context.resume)?;
         if let Some(advice) = self.advice {

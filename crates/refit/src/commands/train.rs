@@ -7,15 +7,15 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use refit::data::Augment;
 use refit::learn::metrics::Metrics;
 use refit::learn::{
-    ClassBalance, Norms, OptimizerKind, ScheduleKind, Select, network_of, read_settings,
+    ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Select, network_of, read_settings,
 };
 use refit::net::{Graph, Precision, zoo};
 use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
 
 use crate::arguments;
+use crate::augmentation::{self, Augmentation};
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -140,6 +140,11 @@ struct TrainOptions {
     #[arg(long, value_name = "N")]
     views: Option<usize>,
 
+    /// Whether images are mirrored left and right in training: unless that turns one class into
+    /// another (auto), always, or never
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    mirror: Mirroring,
+
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -215,8 +220,9 @@ struct TrainOptions {
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     patience: Option<usize>,
 
-    /// How training images are varied
-    #[arg(long, value_name = "HOW", help_heading = TRAINING)]
+    /// How training images are varied: auto, none, light, medium, strong, or a TOML file of single
+    /// settings; `refit augment` shows it
+    #[arg(long, value_name = "LEVEL", help_heading = TRAINING, value_parser = augmentation::parse)]
     augment: Option<Augmentation>,
 
     /// Views of each image that epochs learn from in turn, so that frozen layers need to run once a
@@ -290,11 +296,11 @@ enum Rule {
     Sgd,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Augmentation {
-    None,
-    Light,
-    Standard,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mirroring {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -325,6 +331,11 @@ impl TrainOptions {
             head: self.head,
             keep_classes: self.keep_classes,
             views: self.views.unwrap_or(2),
+            mirror: match self.mirror {
+                Mirroring::Auto => Mirror::Auto,
+                Mirroring::Always => Mirror::Always,
+                Mirroring::Never => Mirror::Never,
+            },
             seed: self.seed,
             strict: self.strict,
             balance: match self.balance {
@@ -359,14 +370,7 @@ impl TrainOptions {
                 Rule::Sgd => OptimizerKind::Sgd,
             }),
         );
-        put(
-            &mut training.augment,
-            self.augment.map(|how| match how {
-                Augmentation::None => Augment::none(),
-                Augmentation::Light => Augment::light(),
-                Augmentation::Standard => Augment::standard(),
-            }),
-        );
+        training.augment = self.augment.and_then(|Augmentation(augment)| augment);
         put(
             &mut training.norms,
             self.norms.map(|which| match which {
