@@ -22,6 +22,7 @@ mod select;
 mod settings;
 mod thaw;
 mod train;
+pub mod unknown;
 mod watch;
 mod weight_average;
 mod weights;
@@ -32,7 +33,9 @@ pub use evaluate::Evaluation;
 pub use extract::{ExtractOptions, Features, extract};
 pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
 pub use loss::{Targets, balanced_weights};
-pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, preprocess_for};
+pub use model::{
+    Card, DataSummary, Model, Output, Prediction, Provenance, RunOptions, preprocess_for,
+};
 pub use optimizer::{Optimizer, OptimizerState, clip_norm};
 pub use pulled::{PulledFolder, PulledFrom};
 pub use schedule::{Pace, Schedule};
@@ -41,8 +44,8 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,
-    compare, mcnemar, read_settings, train,
+    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Report, RunContext, Seconds,
+    Trial, UnknownReport, advise, auto, compare, mcnemar, read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

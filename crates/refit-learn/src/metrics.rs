@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::auc::macro_auc;
-use crate::calibrate::{scaled_loss, temperature};
+use crate::calibrate::{Reliability, brier, reliability, scaled_loss, temperature};
 
 /// The probability taken for one of 0, so that its logarithm is finite.
 const LEAST: f64 = 1e-15;
@@ -38,8 +38,17 @@ pub struct Metrics {
     /// over- and underconfidence are mended.
     #[serde(default)]
     pub calibrated_loss: f64,
-    /// How far confidence stands from accuracy, `[0, 1]` ([`expected_calibration_error`], 15 bins).
+    /// How far confidence stands from accuracy, `[0, 1]`: the `ece` of `reliability`.
     pub calibration_error: f64,
+    /// Mean squared distance of the probabilities from the truth, `[0, 2]` ([`brier`]).
+    #[serde(default)]
+    pub brier: f64,
+    /// How confidence and accuracy go together ([`reliability`], 15 bins).
+    #[serde(default)]
+    pub reliability: Reliability,
+    /// What the probabilities were before the temperature, where one was fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncalibrated: Option<Uncalibrated>,
     /// One entry a class, in class order.
     pub per_class: Vec<ClassMetrics>,
     /// What was taken for what.
@@ -70,6 +79,7 @@ impl Metrics {
         let k = classes.len();
         let top1 = top_k(probabilities, labels, k, 1)?;
         let confusion = ConfusionMatrix::from_scores(probabilities, labels, k);
+        let reliability = reliability(probabilities, labels, k)?;
         Some(Self {
             samples: confusion.total(),
             loss: log_loss(probabilities, labels, k)?,
@@ -81,10 +91,44 @@ impl Metrics {
             macro_f1: confusion.macro_average(|class| class.f1)?,
             macro_auc: macro_auc(probabilities, labels, k),
             calibrated_loss: calibrated_loss(probabilities, labels, k),
-            calibration_error: expected_calibration_error(probabilities, labels, k, 15)?,
+            calibration_error: reliability.ece,
+            brier: brier(probabilities, labels, k)?,
+            reliability,
+            uncalibrated: None,
             per_class: confusion.per_class(classes),
             confusion,
         })
+    }
+}
+
+/// How good probabilities are apart from which class is likeliest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Uncalibrated {
+    /// As [`Metrics::loss`].
+    pub loss: f64,
+    /// As [`Metrics::brier`].
+    pub brier: f64,
+    /// As [`Metrics::reliability`].
+    pub reliability: Reliability,
+}
+
+impl Metrics {
+    /// Of `calibrated` logits, with what the probabilities were before, from `raw` ones; both are
+    /// `[n, classes]`. `None` when there are none.
+    ///
+    /// # Panics
+    /// As [`Metrics::from_logits`].
+    pub fn calibrated(
+        calibrated: &[f32],
+        raw: &[f32],
+        labels: &[usize],
+        classes: &[String],
+    ) -> Option<Self> {
+        let before = Self::from_logits(raw, labels, classes)?;
+        let after = Self::from_logits(calibrated, labels, classes)?;
+        let Self { loss, brier, reliability, calibrated_loss, .. } = before;
+        let uncalibrated = Some(Uncalibrated { loss, brier, reliability });
+        Some(Self { uncalibrated, calibrated_loss, ..after })
     }
 }
 
@@ -204,7 +248,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-fn check_rows(scores: &[f32], labels: &[usize], classes: usize) {
+pub(crate) fn check_rows(scores: &[f32], labels: &[usize], classes: usize) {
     assert_eq!(scores.len(), labels.len() * classes, "a row of {classes} scores for each label");
     assert!(labels.iter().all(|&label| label < classes), "labels below {classes}");
 }
@@ -282,35 +326,6 @@ pub fn wilson95(hits: u64, total: u64) -> [f64; 2] {
     let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
     [((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0)]
-}
-
-/// How far confidence stands from accuracy, on average: predictions are put in `bins` of equal
-/// width by the probability of the predicted class. `None` when there are no samples.
-///
-/// Guo et al. 2017, "On calibration of modern neural networks",
-/// <https://arxiv.org/abs/1706.04599>.
-///
-/// # Panics
-/// If `probabilities` has not `labels.len()` rows of `classes`, a label is past the last class, or
-/// `bins` is 0.
-pub fn expected_calibration_error(
-    probabilities: &[f32],
-    labels: &[usize],
-    classes: usize,
-    bins: usize,
-) -> Option<f64> {
-    check_rows(probabilities, labels, classes);
-    assert!(bins > 0, "expected_calibration_error: `bins` is 0");
-    // Of each bin, the sum of confidence less hits.
-    let mut gaps = vec![0.0; bins];
-    for (row, &label) in probabilities.chunks(classes.max(1)).zip(labels) {
-        let predicted = arg_max(row);
-        let confidence = f64::from(row[predicted].max(0.0));
-        let bin = ((confidence * bins as f64) as usize).min(bins - 1);
-        gaps[bin] += confidence - f64::from(u8::from(predicted == label));
-    }
-    let gap: f64 = gaps.iter().map(|gap| gap.abs()).sum();
-    (!labels.is_empty()).then(|| gap / labels.len() as f64)
 }
 
 #[cfg(test)]
@@ -393,15 +408,6 @@ mod tests {
         assert!(close(matrix.balanced_accuracy().unwrap(), 0.5));
         assert!(close(matrix.macro_average(|class| class.precision).unwrap(), 0.5));
         assert_eq!(ConfusionMatrix::new(2).balanced_accuracy(), None);
-    }
-
-    #[test]
-    fn calibration_error_weighs_the_gap_of_each_bin() {
-        // Two at 0.9, one of them right; two at 0.6, both right.
-        let p = [0.9, 0.1, 0.9, 0.1, 0.6, 0.4, 0.6, 0.4];
-        let error = expected_calibration_error(&p, &[0, 1, 0, 0], 2, 10).unwrap();
-        assert!(close(error, 0.5 * 0.4 + 0.5 * 0.4));
-        assert_eq!(expected_calibration_error(&[1.0, 0.0], &[0], 2, 15), Some(0.0));
     }
 
     #[test]

@@ -11,9 +11,11 @@ use refit_net::zoo::{self, Architecture, InputSpec};
 use refit_net::{Classes, Compiled, HeadWeights, Network, Precision, model_file};
 use serde::{Deserialize, Serialize};
 
+use crate::calibrate::scaled;
 use crate::error::LearnError;
 use crate::metrics::{Metrics, softmax};
 use crate::settings::{Settings, Strategy};
+use crate::unknown::{SHARE, Unknown};
 use crate::watch::{Event, Watch};
 use crate::weights::{self, Weighted};
 
@@ -64,6 +66,9 @@ pub struct Card {
     pub metrics: Option<Metrics>,
     /// Logits are divided by this before the softmax; 1 means not calibrated.
     pub temperature: f32,
+    /// Which images are of another kind than those it learned from; none where nothing tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Unknown>,
     /// Where the starting weights come from.
     pub weights: Provenance,
 }
@@ -77,6 +82,18 @@ pub struct Model {
     pub card: Card,
 }
 
+/// What a model says of one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// Class probabilities in the order of [`Card::classes`], calibrated where the model is.
+    pub probabilities: Vec<f32>,
+    /// How far the image is from those the model learned from ([`crate::unknown::Distance::of`]: about 1
+    /// for one like them); none where the model does not tell.
+    pub score: Option<f32>,
+    /// Whether that is farther than the threshold, so that the image probably belongs to no class.
+    pub unknown: bool,
+}
+
 /// What becomes of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
@@ -84,6 +101,12 @@ pub struct Output {
     pub index: usize,
     /// The values, such as probabilities by class.
     pub values: Vec<f32>,
+}
+
+/// What a model makes of one image.
+pub(crate) struct Seen {
+    pub logits: Vec<f32>,
+    pub score: Option<f32>,
 }
 
 /// How images run through a network.
@@ -190,6 +213,7 @@ impl Model {
             data: None,
             metrics: None,
             temperature: 1.0,
+            unknown: None,
             weights,
         };
         Self { network, card }
@@ -220,6 +244,10 @@ impl Model {
             let classes = card.classes.len();
             return Err(damaged(format!("{outputs} outputs for {classes} classes")));
         }
+        let dim = graph.nodes()[graph.features()].shape.channels();
+        if let Some(Err(reason)) = card.unknown.as_ref().map(|unknown| unknown.check(dim)) {
+            return Err(damaged(format!("of what is unknown, {reason}")));
+        }
         Ok(Self { network, card })
     }
 
@@ -242,12 +270,80 @@ impl Model {
     /// # Errors
     /// If the image cannot be read, or the model knows no classes.
     pub fn predict_file(&self, path: &Path) -> Result<Vec<f32>, LearnError> {
+        Ok(self.predict(path)?.probabilities)
+    }
+
+    /// What the model says of one image file: calibrated class probabilities, and whether the image is of
+    /// another kind than those it learned from, of which at most 1 in 20 would be called so; computed
+    /// in f32. For many images use [`Model::predict_all`].
+    ///
+    /// # Errors
+    /// If the image cannot be read, or the model knows no classes.
+    pub fn predict(&self, path: &Path) -> Result<Prediction, LearnError> {
         self.check_classes()?;
         let image = decode_file_in(path, &DecodeOptions::default(), self.card.preprocess.detail())?;
         let images = self.card.preprocess.apply(&image);
-        let logits =
-            run_batch(&self.network.compile_all(), images, 1, &self.card.preprocess, &self.network);
-        Ok(self.probabilities(&logits))
+        let compiled = self.network.compile_in(&self.seen_at(), Precision::F32)?;
+        let values = run_batch(&compiled, images, 1, &self.card.preprocess, &self.network);
+        Ok(self.prediction(&self.seen(values), self.threshold(SHARE)))
+    }
+
+    /// What the model says of each readable image; gives the unreadable ones. Of the images like those it
+    /// learned from, at most `share` are called unknown; none at all where it is `None`.
+    ///
+    /// # Errors
+    /// As [`Model::run`], and if the model knows no classes.
+    pub fn predict_all(
+        &self,
+        samples: &[Sample],
+        share: Option<f64>,
+        options: &RunOptions,
+        watch: &dyn Watch,
+        each: &mut dyn FnMut(usize, Prediction),
+    ) -> Result<Vec<Skipped>, LearnError> {
+        let threshold = share.and_then(|share| self.threshold(share));
+        self.see(samples, options, watch, &mut |index, seen| {
+            each(index, self.prediction(&seen, threshold));
+        })
+    }
+
+    /// The distance above which an image is unknown, if the model tells.
+    pub(crate) fn threshold(&self, share: f64) -> Option<f32> {
+        self.card.unknown.as_ref().map(|unknown| unknown.threshold(share))
+    }
+
+    /// Logits of each readable image, and its distance where the model tells.
+    pub(crate) fn see(
+        &self,
+        samples: &[Sample],
+        options: &RunOptions,
+        watch: &dyn Watch,
+        each: &mut dyn FnMut(usize, Seen),
+    ) -> Result<Vec<Skipped>, LearnError> {
+        self.check_classes()?;
+        self.run(samples, &self.seen_at(), options, watch, &mut |output| {
+            each(output.index, self.seen(output.values));
+        })
+    }
+
+    /// The layers whose values [`Seen`] is made of: the features, where they are asked for, and the output.
+    fn seen_at(&self) -> Vec<&str> {
+        let graph = self.network.graph();
+        let name = |id: usize| graph.nodes()[id].name.as_str();
+        let features = self.card.unknown.is_some().then(|| name(graph.features()));
+        features.into_iter().chain([name(graph.output())]).collect()
+    }
+
+    fn seen(&self, mut values: Vec<f32>) -> Seen {
+        let Some(unknown) = &self.card.unknown else { return Seen { logits: values, score: None } };
+        let logits = values.split_off(unknown.distance.dim);
+        Seen { logits, score: Some(unknown.distance.of(&values)) }
+    }
+
+    fn prediction(&self, seen: &Seen, threshold: Option<f32>) -> Prediction {
+        let beyond = seen.score.zip(threshold).is_some_and(|(score, threshold)| score > threshold);
+        let probabilities = self.probabilities(&seen.logits);
+        Prediction { probabilities, score: seen.score, unknown: beyond }
     }
 
     /// Whether its outputs are classes.
@@ -261,9 +357,9 @@ impl Model {
         }
     }
 
-    /// Probabilities from logits, `[n, classes]`.
+    /// Calibrated probabilities from logits, `[n, classes]`.
     pub fn probabilities(&self, logits: &[f32]) -> Vec<f32> {
-        let scaled: Vec<f32> = logits.iter().map(|z| z / self.card.temperature).collect();
+        let scaled = scaled(logits, f64::from(self.card.temperature));
         softmax(&scaled, self.card.classes.len())
     }
 

@@ -173,12 +173,20 @@ impl Network {
     /// # Panics
     /// If the precision is not supported here ([`Precision::is_supported`]).
     pub fn compile_mixed(&self, precision: Precision) -> Compiled {
+        self.compile_mixed_to(vec![self.graph.output()], precision)
+    }
+
+    /// The same, to the values of `outputs`, nodes of this graph that a trained layer's value reaches,
+    /// or the boundary's own.
+    ///
+    /// # Panics
+    /// As [`compile_mixed`](Self::compile_mixed), and if an output is further below.
+    pub fn compile_mixed_to(&self, outputs: Vec<NodeId>, precision: Precision) -> Compiled {
         if precision == Precision::F32 {
-            return self.compile_all();
+            return Compiled::new(self, vec![0], outputs);
         }
-        let training = Training::new_in(self, precision);
-        let trained = training.compile_trained(self);
-        training.frozen.then(trained)
+        let Training { boundary, frozen, .. } = Training::new_in(self, precision);
+        frozen.then(Compiled::new(self, boundary, outputs))
     }
 }
 

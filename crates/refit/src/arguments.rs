@@ -1,8 +1,13 @@
 //! Values on the command line that are more than a word or a number.
 
 use clap::Args;
+use refit::learn::calibrate::ENOUGH;
+use refit::learn::unknown::SHARE;
 use refit::net::Precision;
-use refit::{HeadKind, Hint};
+use refit::{HeadKind, Hint, Model};
+
+use crate::failure::Failure;
+use crate::progress::Progress;
 
 /// What a whole network computes with.
 #[derive(Debug, Clone, Copy, Args)]
@@ -10,6 +15,62 @@ pub struct PrecisionArg {
     /// Type of the numbers in the network: f32, or bf16 on a CPU with AMX or AVX512-BF16
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
     pub precision: Precision,
+}
+
+/// Which images are called unknown.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct UnknownArg {
+    /// Share of images like those of training that may be called unknown, or `off`; smaller calls fewer
+    /// images so [default: 0.05, where the model tells]
+    #[arg(long, value_name = "off|SHARE", value_parser = unknown)]
+    unknown: Option<Unknowing>,
+}
+
+/// Whether images are called unknown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Unknowing {
+    Off,
+    Share(f64),
+}
+
+impl UnknownArg {
+    /// The share for a model; none where nothing is to be called unknown, or the model does not tell
+    /// and nobody asked.
+    pub fn share(self, model: &Model, progress: &Progress) -> Result<Option<f64>, Failure> {
+        let (Some(found), asked) = (&model.card.unknown, self.unknown) else {
+            return match self.unknown {
+                Some(Unknowing::Share(_)) => Err(Failure::mistake(
+                    "--unknown needs a model that tells images of another kind, and this one does not",
+                    format!(
+                        "leave it out, or train the model again with at least {ENOUGH} validation images"
+                    ),
+                )),
+                _ => Ok(None),
+            };
+        };
+        let share = match asked {
+            Some(Unknowing::Off) => return Ok(None),
+            Some(Unknowing::Share(share)) => share,
+            None => SHARE,
+        };
+        if found.threshold(share) == f32::INFINITY {
+            progress.say(&format!(
+                "warning: nothing is called unknown: the {} images held out cannot tell a share of \
+                 {share}, but one of {:.3}",
+                found.held_out(),
+                1.0 / (found.held_out() as f64 + 1.0)
+            ));
+        }
+        Ok(Some(share))
+    }
+}
+
+fn unknown(text: &str) -> Result<Unknowing, String> {
+    match (text, text.parse::<f64>()) {
+        ("off", _) => Ok(Unknowing::Off),
+        (_, Ok(share)) if share > 0.0 && share < 1.0 => Ok(Unknowing::Share(share)),
+        _ => Err("write `off`, or a share between 0 and 1 such as 0.05".into()),
+    }
 }
 
 /// A count of one or more.
@@ -83,6 +144,15 @@ mod tests {
         assert_eq!(at_least_one("3"), Ok(3));
         for wrong in ["", "0", "-1", "2.5", "many"] {
             assert!(at_least_one(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(unknown("off"), Ok(Unknowing::Off));
+        assert_eq!(unknown("0.01"), Ok(Unknowing::Share(0.01)));
+        for wrong in ["", "on", "0", "1", "-0.1", "5%", "nan", "inf"] {
+            assert!(unknown(wrong).unwrap_err().contains("such as 0.05"), "{wrong}");
         }
     }
 

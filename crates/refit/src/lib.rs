@@ -9,9 +9,12 @@
 //! let outcome = train(&settings, &RunContext::default(), &())?;
 //! outcome.model.save("photos.safetensors".as_ref())?;
 //!
-//! let probabilities = outcome.model.predict_file("new.jpg".as_ref())?;
-//! for (class, p) in outcome.model.card.classes.iter().zip(probabilities) {
+//! let prediction = outcome.model.predict("new.jpg".as_ref())?;
+//! for (class, p) in outcome.model.card.classes.iter().zip(prediction.probabilities) {
 //!     println!("{class} {:.1}%", 100.0 * p);
+//! }
+//! if prediction.unknown {
+//!     println!("but it looks like nothing that the model learned from");
 //! }
 //! # Ok::<(), refit::LearnError>(())
 //! ```
@@ -25,7 +28,7 @@ pub use refit_net as net;
 
 pub use burn::tensor::Device;
 pub use refit_learn::{
-    Evaluation, Event, Hint, LearnError, Model, Outcome, Report, RunContext, RunOptions, Settings,
-    Strategy, TrainingSettings, Watch, advise, auto, compare, train,
+    Evaluation, Event, Hint, LearnError, Model, Outcome, Prediction, Report, RunContext,
+    RunOptions, Settings, Strategy, TrainingSettings, Watch, advise, auto, compare, train,
 };
 pub use refit_net::{Edit, HeadKind, Network, zoo};

@@ -4,10 +4,17 @@ use std::io::{self, IsTerminal};
 
 /// Whether stderr takes colours: a terminal that may show them (<https://no-color.org>).
 pub fn colours() -> bool {
+    io::stderr().is_terminal() && shows_colours()
+}
+
+/// The same for stdout.
+pub fn colours_on_stdout() -> bool {
+    io::stdout().is_terminal() && shows_colours()
+}
+
+fn shows_colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|v: std::ffi::OsString| !v.is_empty());
-    io::stderr().is_terminal()
-        && !set("NO_COLOR")
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// The side of a column on which short cells stand.

@@ -80,7 +80,7 @@ fn evidence(squares: &[f64], z: &[f64], dim: usize) -> f64 {
 
 /// Eigenvalues, none negative, and eigenvectors (columns) of a symmetric matrix `[n, n]` without
 /// negative ones, by Jacobi's rotations.
-fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
     let mut v = vec![0.0; n * n];
     (0..n).for_each(|i| v[i * n + i] = 1.0);
     let total: f64 = a.iter().map(|x| x * x).sum();

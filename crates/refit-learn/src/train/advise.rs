@@ -47,7 +47,9 @@ pub fn advise(
     let dataset = open_dataset(&settings, watch)?;
     let start = starting_point(&settings, &Device::flex(), watch)?;
     let (folder, started) = (RunFolder(None), Instant::now());
-    let run = Run { settings: &settings, context, watch, dataset, folder, started, advice: None };
+    let (advice, is_trial) = (None, true);
+    let run =
+        Run { settings: &settings, context, watch, dataset, folder, started, advice, is_trial };
     let epochs = |strategy| TrainingSettings::for_strategy(strategy).epochs;
     Ok(run.advise(&start, &epochs)?.0)
 }

@@ -45,18 +45,22 @@ impl Run<'_> {
         let output = &graph.nodes()[graph.output()].name;
         let judge = |samples: &[Sample], what| {
             let compiled = || compile(&start.network, output, self.settings.precision);
-            self.judge_as(compiled, &start.network, &start.preprocess, samples, what, &classes)
+            self.run_judged(compiled, 0, &start.network, &start.preprocess, samples, what)
         };
         let (val, test) = (judge(&images.val, "validation")?, judge(&images.test, "test")?);
-        let mut card = self.card(start.preprocess, start.weights, &images, val.clone());
+        // Nothing was trained on these images, so none of them is what unknown ones are far from.
+        let trust = self.trust(&classes, &val, &test, None);
+        let mut card = self.card(start.preprocess, start.weights, &images, &trust);
         card.classes.clone_from(&classes);
         let report = Report {
             strategy: Strategy::AsIs,
             backbone: self.settings.backbone.clone(),
             precision: self.settings.precision,
             classes,
-            val,
-            test,
+            val: trust.val,
+            test: trust.test,
+            calibration: trust.calibration,
+            unknown: None,
             images: images.count(),
             skipped: images.skipped,
             seconds: Seconds {

@@ -80,7 +80,9 @@ pub fn auto(
     let epochs = |strategy| settings(strategy, None).training.epochs;
     let (advice, images) = {
         let (folder, dataset) = (RunFolder(None), dataset.clone());
-        let run = Run { settings: &plain, context, watch, dataset, folder, started, advice: None };
+        let (advice, is_trial) = (None, true);
+        let run =
+            Run { settings: &plain, context, watch, dataset, folder, started, advice, is_trial };
         run.advise(&start, &epochs)?
     };
     watch.event(Event::Note(format!("advice: {}", advice.conclusion.rule)));
@@ -127,7 +129,7 @@ pub fn auto(
     let choice = Choice { advice, trials, chosen };
     let settings = of(&choice.chosen, settings);
     let json = serde_json::to_string_pretty(&choice).expect("numbers serialize");
-    let beginning = Beginning { started, advice: Some(json + "\n") };
+    let beginning = Beginning { started, advice: Some(json + "\n"), is_trial: false };
     let outcome = train_on(dataset, &settings, context, watch, &beginning)?;
     Ok((choice, outcome))
 }
@@ -259,7 +261,7 @@ impl Trying<'_> {
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         let name = format!("trial of {}", named(&candidate));
         let outcome = stage(self.watch, &name, 0, || {
-            let beginning = Beginning { started: self.started, advice: None };
+            let beginning = Beginning { started: self.started, advice: None, is_trial: true };
             let behind = Behind(self.watch);
             let outcome = train_on(inner.clone(), &settings, &context, &behind, &beginning)?;
             outcome.model.run(&inner.val, &[], &options, &(), &mut |output| {

@@ -85,7 +85,8 @@ pub fn compare(
         let settings = settings(strategy, from.as_deref());
         let began = Instant::now();
         let run = stage(watch, strategy.name(), 0, || {
-            let (behind, beginning) = (Behind(watch), Beginning::now());
+            let (behind, beginning) =
+                (Behind(watch), Beginning { is_trial: true, ..Beginning::now() });
             let outcome = train_on(dataset.clone(), &settings, &context, &behind, &beginning)?;
             let seconds = began.elapsed().as_secs_f64();
             let (metrics, right) =

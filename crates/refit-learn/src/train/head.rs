@@ -1,5 +1,6 @@
 //! The head on cached features: all of `features`, the first stage of `fine-tune` and `partial`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,7 +12,7 @@ use super::{Learned, Run, labels};
 use crate::error::LearnError;
 use crate::extract::Features;
 use crate::fit::{Feed, Step};
-use crate::logistic::{ClassWeights, Fit, LogisticOptions, LogisticRegression};
+use crate::logistic::{ClassWeights, Fit, LogisticError, LogisticOptions, LogisticRegression};
 use crate::metrics::Metrics;
 use crate::settings::{ClassBalance, Strategy, TrainingSettings};
 use crate::watch::{Event, stage};
@@ -40,24 +41,9 @@ impl Run<'_> {
         features: &SplitFeatures,
         images: &Images,
     ) -> Result<Learned, LearnError> {
-        let classes = self.dataset.classes.len();
-        let features = &features.learned;
-        let (count, views) = (images.train.len(), features.views);
-        let labels: Vec<usize> = images.train.iter().flat_map(|s| vec![s.label; views]).collect();
-        let groups: Vec<usize> = (0..count).flat_map(|i| vec![i; views]).collect();
-        let options = LogisticOptions {
-            seed: self.settings.seed,
-            groups: (views > 1).then_some(&groups),
-            class_weights: match self.settings.balance {
-                ClassBalance::Images => ClassWeights::None,
-                // To draw a class more often is to weigh it more.
-                ClassBalance::Classes | ClassBalance::Sampling => ClassWeights::Balanced,
-            },
-            ..LogisticOptions::default()
-        };
-        let Fit { model, strength, .. } = stage(self.watch, "head", 0, || {
-            LogisticRegression::fit(&features.rows, &labels, classes, &options)
-        })?;
+        let all: Vec<usize> = (0..images.train.len()).collect();
+        let Fit { model, strength, .. } =
+            stage(self.watch, "head", 0, || self.solve(features, &all, images, None))?;
         let head = network.graph().head().to_owned();
         let device = network.device().clone();
         let tensor = |values: Vec<f32>| {
@@ -68,6 +54,41 @@ impl Run<'_> {
         network.set(&format!("{head}.bias"), tensor(model.bias));
         self.watch.event(Event::Note(format!("linear head solved, penalty {strength:.2e}")));
         Ok(Learned { strength: Some(strength), ..Learned::at_once(network) })
+    }
+
+    /// Solves for a head on the views of some training images, by a given penalty or the one that
+    /// cross-validation chooses.
+    pub(super) fn solve(
+        &self,
+        features: &SplitFeatures,
+        some: &[usize],
+        images: &Images,
+        strength: Option<f64>,
+    ) -> Result<Fit, LogisticError> {
+        let (features, views) = (&features.learned, features.learned.views);
+        let width = views * features.dim;
+        let rows: Cow<'_, [f32]> = match some.len() == images.train.len() {
+            true => Cow::Borrowed(&features.rows),
+            false => {
+                some.iter().flat_map(|i| &features.rows[i * width..][..width]).copied().collect()
+            }
+        };
+        let labels: Vec<usize> =
+            some.iter().flat_map(|&i| vec![images.train[i].label; views]).collect();
+        let groups: Vec<usize> = (0..some.len()).flat_map(|i| vec![i; views]).collect();
+        let defaults = LogisticOptions::default();
+        let options = LogisticOptions {
+            seed: self.settings.seed,
+            strengths: strength.map_or(defaults.strengths, |strength| vec![strength]),
+            groups: (views > 1).then_some(&groups),
+            class_weights: match self.settings.balance {
+                ClassBalance::Images => ClassWeights::None,
+                // To draw a class more often is to weigh it more.
+                ClassBalance::Classes | ClassBalance::Sampling => ClassWeights::Balanced,
+            },
+            ..LogisticOptions::default()
+        };
+        LogisticRegression::fit(&rows, &labels, self.dataset.classes.len(), &options)
     }
 
     /// Trains a head by gradient descent from where it is.

@@ -6,30 +6,25 @@ use burn::tensor::{Tensor, TensorData};
 use refit_data::{Preprocess, Sample};
 use refit_net::{Compiled, Network, Value};
 
-use super::images::{Images, SplitFeatures};
-use super::{Run, labels};
+use super::Run;
 use crate::error::LearnError;
 use crate::extract::Features;
 use crate::metrics::Metrics;
-use crate::model::run_compiled;
+use crate::model::{Output, run_compiled};
 use crate::watch::stage;
 
-impl Run<'_> {
-    /// Metrics of a network whose head takes features that are there.
-    pub(super) fn judge_on_features(
-        &self,
-        network: &Network,
-        features: &SplitFeatures,
-        images: &Images,
-    ) -> (Option<Metrics>, Option<Metrics>) {
-        let judge = |from: usize, samples: &[Sample]| {
-            let rows = from..from + samples.len();
-            let labels = labels(samples);
-            judge_rows(network, &features.judged, rows, &labels, &self.dataset.classes)
-        };
-        (judge(0, &images.val), judge(images.val.len(), &images.test))
-    }
+/// What a network makes of labelled images.
+#[derive(Default)]
+pub(super) struct Judged {
+    /// The features that its head takes, where they were asked for: `[n, dim]`.
+    pub features: Vec<f32>,
+    /// `[n, classes]`.
+    pub logits: Vec<f32>,
+    /// `[n]`.
+    pub labels: Vec<usize>,
+}
 
+impl Run<'_> {
     /// Metrics of a network that computes as in training: what is frozen in the settings'
     /// precision, the rest in f32.
     pub(super) fn judge(
@@ -40,38 +35,38 @@ impl Run<'_> {
         what: &str,
     ) -> Result<Option<Metrics>, LearnError> {
         let compiled = || Ok(network.compile_mixed(self.settings.precision));
-        self.judge_as(compiled, network, preprocess, samples, what, &self.dataset.classes)
+        let Judged { logits, labels, .. } =
+            self.run_judged(compiled, 0, network, preprocess, samples, what)?;
+        Ok(Metrics::from_logits(&logits, &labels, &self.dataset.classes))
     }
 
-    pub(super) fn judge_as(
+    /// Runs images through something compiled, whose outputs are `dim` features, perhaps none, and
+    /// logits.
+    pub(super) fn run_judged(
         &self,
         compiled: impl FnOnce() -> Result<Compiled, LearnError>,
+        dim: usize,
         network: &Network,
         preprocess: &Preprocess,
         samples: &[Sample],
         what: &str,
-        classes: &[String],
-    ) -> Result<Option<Metrics>, LearnError> {
+    ) -> Result<Judged, LearnError> {
+        let mut judged = Judged::default();
         if samples.is_empty() {
-            return Ok(None);
+            return Ok(judged);
         }
         let compiled = compiled()?;
-        let (mut logits, mut labels) = (Vec::new(), Vec::new());
         stage(self.watch, what, samples.len(), || {
-            run_compiled(
-                &compiled,
-                network,
-                preprocess,
-                samples,
-                &self.run_options(),
-                self.watch,
-                &mut |output| {
-                    logits.extend(output.values);
-                    labels.push(samples[output.index].label);
-                },
-            )
+            let options = self.run_options();
+            let each = &mut |output: Output| {
+                let (features, logits) = output.values.split_at(dim);
+                judged.features.extend_from_slice(features);
+                judged.logits.extend_from_slice(logits);
+                judged.labels.push(samples[output.index].label);
+            };
+            run_compiled(&compiled, network, preprocess, samples, &options, self.watch, each)
         })?;
-        Ok(Metrics::from_logits(&logits, &labels, classes))
+        Ok(judged)
     }
 }
 
@@ -83,17 +78,28 @@ pub(super) fn judge_rows(
     labels: &[usize],
     classes: &[String],
 ) -> Option<Metrics> {
+    let judged = judged_rows(network, features, images, labels);
+    Metrics::from_logits(&judged.logits, &judged.labels, classes)
+}
+
+/// What a head makes of rows of features that are there.
+pub(super) fn judged_rows(
+    network: &Network,
+    features: &Features,
+    images: Range<usize>,
+    labels: &[usize],
+) -> Judged {
     if images.is_empty() {
-        return None;
+        return Judged::default();
     }
     let rows: Vec<f32> = images.clone().flat_map(|i| features.row(i, 0).to_vec()).collect();
-    let data = TensorData::new(rows, [images.len(), features.dim]);
-    let rows = Value::Vector(Tensor::from_data(data, network.device()));
+    let data = TensorData::new(rows.clone(), [images.len(), features.dim]);
+    let input = Value::Vector(Tensor::from_data(data, network.device()));
     let graph = network.graph();
     let name = |id: usize| graph.nodes()[id].name.as_str();
     let compiled = network
         .compile_between(&[name(graph.features())], &[name(graph.output())])
         .expect("names of this graph");
-    let logits = compiled.run_from(vec![rows]).remove(0).to_vec();
-    Metrics::from_logits(&logits, labels, classes)
+    let logits = compiled.run_from(vec![input]).remove(0).to_vec();
+    Judged { features: rows, logits, labels: labels.to_vec() }
 }

@@ -13,6 +13,7 @@ mod judge;
 mod keep;
 mod mirror;
 mod start;
+mod trust;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -26,6 +27,7 @@ pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::read_settings;
+pub use trust::{Calibration, FittedOn, UnknownReport};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;
@@ -36,6 +38,7 @@ use crate::watch::{Event, Watch};
 use folder::RunFolder;
 use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
+use trust::Trust;
 
 /// How a run is carried out; nothing here changes its result.
 #[derive(Debug, Clone)]
@@ -91,10 +94,15 @@ pub struct Report {
     pub precision: Precision,
     /// Class names in the model's order.
     pub classes: Vec<String>,
-    /// On the validation images.
+    /// On the validation images; where they gave the temperature, each half at the other half's.
     pub val: Option<Metrics>,
-    /// On the test images, where there are any.
+    /// On the test images, where there are any, at the model's temperature.
     pub test: Option<Metrics>,
+    /// Where the model's temperature comes from.
+    pub calibration: Calibration,
+    /// How the model tells images of another kind, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<UnknownReport>,
     /// Readable images, all splits together.
     pub images: usize,
     /// Unreadable ones.
@@ -139,12 +147,14 @@ struct Beginning {
     started: Instant,
     /// Why it does what it does, to be written into its folder.
     advice: Option<String>,
+    /// Whether its model is only to be compared.
+    is_trial: bool,
 }
 
 impl Beginning {
     /// Nothing.
     fn now() -> Self {
-        Self { started: Instant::now(), advice: None }
+        Self { started: Instant::now(), advice: None, is_trial: false }
     }
 }
 
@@ -154,15 +164,15 @@ fn train_on(
     settings: &Settings,
     context: &RunContext,
     watch: &dyn Watch,
-    Beginning { started, advice }: &Beginning,
+    Beginning { started, advice, is_trial }: &Beginning,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
     let settings = &settings.settled(dataset.train.len());
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;
-    let (started, advice) = (*started, advice.as_deref());
-    let run = Run { settings, context, watch, dataset, folder, started, advice };
+    let (started, advice, is_trial) = (*started, advice.as_deref(), *is_trial);
+    let run = Run { settings, context, watch, dataset, folder, started, advice, is_trial };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),
         _ => run.learn(start),
@@ -180,6 +190,8 @@ struct Run<'a> {
     started: Instant,
     /// The content of `advice.json`, if there is to be one.
     advice: Option<&'a str>,
+    /// Whether its model is only to be compared.
+    is_trial: bool,
 }
 
 /// What a strategy ends with.
@@ -270,25 +282,23 @@ impl Run<'_> {
         let evaluation_began = Instant::now();
         let trained: usize = learned.network.trainable().map(|(_, p)| p.len()).sum();
         let parameters = [trained, learned.network.parameter_count()];
-        let (val, test) = match (strategy, &features) {
-            (Strategy::Features, Some(features)) => {
-                self.judge_on_features(&learned.network, features, &images)
-            }
-            _ => (
-                self.judge(&learned.network, &start.preprocess, &images.val, "validation")?,
-                self.judge(&learned.network, &start.preprocess, &images.test, "test")?,
-            ),
+        let trust = match (strategy, &features) {
+            (Strategy::Features, Some(features)) => self.trust_in_head(&learned, features, &images),
+            _ => self.trust_in_body(&learned.network, &start.preprocess, &images)?,
         };
+        trust.notes(self.watch);
         seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
         seconds.total = learned.seconds_before + self.started.elapsed().as_secs_f64();
-        let card = self.card(start.preprocess, start.weights, &images, val.clone());
+        let card = self.card(start.preprocess, start.weights, &images, &trust);
         let report = Report {
             strategy,
             backbone: self.settings.backbone.clone(),
             precision: self.settings.precision,
             classes: self.dataset.classes.clone(),
-            val,
-            test,
+            val: trust.val,
+            test: trust.test,
+            calibration: trust.calibration,
+            unknown: trust.report,
             images: images.count(),
             skipped: images.skipped,
             seconds,
@@ -329,7 +339,7 @@ impl Run<'_> {
         preprocess: Preprocess,
         weights: Provenance,
         images: &Images,
-        metrics: Option<Metrics>,
+        trust: &Trust,
     ) -> Card {
         let mut train = vec![0; self.dataset.classes.len()];
         images.train.iter().for_each(|s| {
@@ -348,8 +358,9 @@ impl Run<'_> {
                 val: images.val.len(),
                 test: images.test.len(),
             }),
-            metrics,
-            temperature: 1.0,
+            metrics: trust.val.clone(),
+            temperature: trust.calibration.temperature as f32,
+            unknown: trust.unknown.clone(),
             weights,
         }
     }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use refit::learn::Card;
 use refit::net::{Change, LayerState, Weights};
 use refit::{Edit, Model, Network};
 
@@ -89,6 +90,9 @@ impl EditCommand {
         let network = model.network.edit(&edits, self.seed)?;
         let _ = writeln!(io::stderr(), "{}", summary(&changes, &network));
         if let Some(out) = &self.out {
+            if changes_values(&edits) {
+                tell_dropped(&model.card);
+            }
             edited(model, network, &edits).save(out)?;
             let _ = writeln!(io::stderr(), "wrote {}", out.display());
         }
@@ -99,20 +103,11 @@ impl EditCommand {
 /// The model with its network edited; what the card says of classes and accuracy goes with what it
 /// was about.
 fn edited(model: Model, network: Network, edits: &[Edit]) -> Model {
-    let freezes = |edit: &Edit| {
-        matches!(
-            edit,
-            Edit::Freeze { .. }
-                | Edit::Unfreeze { .. }
-                | Edit::FreezeBody
-                | Edit::UnfreezeFrom { .. }
-                | Edit::Rename { .. }
-        )
-    };
     let mut card = model.card;
-    if !edits.iter().all(freezes) {
+    if changes_values(edits) {
         card.metrics = None;
         card.temperature = 1.0;
+        card.unknown = None;
     }
     let is_new_head = edits.iter().any(|edit| matches!(edit, Edit::ReplaceHead { .. }));
     let graph = network.graph();
@@ -123,6 +118,38 @@ fn edited(model: Model, network: Network, edits: &[Edit]) -> Model {
         card.classes.clear();
     }
     Model { network, card }
+}
+
+/// Whether edits change what the network computes.
+fn changes_values(edits: &[Edit]) -> bool {
+    let freezes = |edit: &Edit| {
+        matches!(
+            edit,
+            Edit::Freeze { .. }
+                | Edit::Unfreeze { .. }
+                | Edit::FreezeBody
+                | Edit::UnfreezeFrom { .. }
+                | Edit::Rename { .. }
+        )
+    };
+    !edits.iter().all(freezes)
+}
+
+/// Says what was known of the network as it was.
+fn tell_dropped(card: &Card) {
+    let known = [
+        (card.metrics.is_some(), "metrics"),
+        (card.temperature != 1.0, "temperature"),
+        (card.unknown.is_some(), "distance of unknown images"),
+    ];
+    let known: Vec<&str> = known.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+    if !known.is_empty() {
+        let _ = writeln!(
+            io::stderr(),
+            "note: left out, as of the network before the edit: {}",
+            known.join(", ")
+        );
+    }
 }
 
 /// A line for each layer that is another one now. That a layer without parameters is frozen or

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use refit::Evaluation;
 
-use crate::arguments::PrecisionArg;
+use crate::arguments::{PrecisionArg, UnknownArg};
 use crate::cli::TEMPLATE;
-use crate::commands::train::{accuracy, per_class};
+use crate::commands::train::{abstains, accuracy, calibration, per_class};
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::model_arg::ModelArg;
@@ -21,7 +21,11 @@ use crate::progress::Progress;
     help_template = TEMPLATE,
     before_help = "\
 DATA is a folder with a folder of images for each class, or a CSV with the columns path,label. \
-Classes are matched by name; all images count, whatever split they are in.",
+Classes are matched by name; all images count, whatever split they are in.
+
+Told are the accuracy, how far the probabilities are from the truth (loss, Brier score, expected \
+calibration error in 15 bins), and what comes of not answering for images that are unknown, which \
+count as answered everywhere else.",
     after_help = "Examples:
   refit evaluate model.safetensors test-photos/
   refit evaluate model.safetensors test.csv --json
@@ -33,6 +37,9 @@ pub struct Evaluate {
 
     /// Folder of class folders, or CSV
     data: PathBuf,
+
+    #[command(flatten)]
+    unknown: UnknownArg,
 
     #[command(flatten)]
     precision: PrecisionArg,
@@ -52,7 +59,8 @@ impl Evaluate {
         let model = self.model.open(&machine.device())?;
         let progress = Progress::new();
         let options = machine.run_options(self.strict, self.precision.precision);
-        let evaluation = model.evaluate(&self.data, &options, &progress)?;
+        let share = self.unknown.share(&model, &progress)?;
+        let evaluation = model.evaluate_at(&self.data, share, &options, &progress)?;
         for skip in &evaluation.skipped {
             progress.say(&format!("warning: {} is left out: {}", skip.path.display(), skip.reason));
         }
@@ -71,6 +79,8 @@ fn in_words(evaluation: &Evaluation) -> String {
         lines.push(format!("among the five likeliest: {}", percent(metrics.top5)));
     }
     lines.push(format!("loss {:.4}, mean F1 {}", metrics.loss, percent(metrics.macro_f1)));
+    lines.push(calibration(metrics, ""));
+    lines.extend(evaluation.unknown.map(|found| abstains(&found, "")));
     lines.extend(per_class(metrics));
     lines.extend(confusions(evaluation));
     lines.join("\n")

@@ -8,6 +8,7 @@ use clap::Args;
 use refit::Model;
 use refit::data::{Interpolation, Preprocess, Resize};
 use refit::learn::Card;
+use refit::learn::unknown::{SHARE, Unknown};
 use refit::net::state_dict::StateDict;
 use refit::net::{Precision, RecognizeError, Recognized, recognize};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::commands::train::accuracy;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::model_arg::{ModelArg, is_bare_checkpoint};
-use crate::output::{Side, count, short, table};
+use crate::output::{Side, count, percent, short, table};
 
 /// Say what is in a model file or checkpoint
 #[derive(Debug, Args)]
@@ -48,6 +49,28 @@ struct ModelInfo<'a> {
     parameters: usize,
     multiply_adds: u64,
     card: &'a Card,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<UnknownInfo>,
+}
+
+/// What a model says of images of another kind, as far as it tells people something.
+#[derive(Serialize)]
+struct UnknownInfo {
+    share: f64,
+    threshold: f32,
+    held_out: usize,
+    features: usize,
+}
+
+impl UnknownInfo {
+    fn of(unknown: &Unknown) -> Self {
+        Self {
+            share: SHARE,
+            threshold: unknown.threshold(SHARE),
+            held_out: unknown.held_out(),
+            features: unknown.distance.dim,
+        }
+    }
 }
 
 /// What a bare checkpoint holds.
@@ -85,7 +108,8 @@ impl Info {
                     network: model.network.graph().name(),
                     parameters: model.network.parameter_count(),
                     multiply_adds: model.network.multiply_adds(),
-                    card: &model.card,
+                    card: &Card { unknown: None, ..model.card.clone() },
+                    unknown: model.card.unknown.as_ref().map(UnknownInfo::of),
                 };
                 serde_json::to_string(&info).expect("names and numbers serialize") + "\n"
             }
@@ -141,11 +165,25 @@ fn model_rows(model: &Model) -> Vec<Vec<String>> {
         ));
     }
     rows.extend(card.metrics.as_ref().map(|m| row("quality", accuracy(m, "validation"))));
+    if card.temperature != 1.0 {
+        let text = format!("logits divided by {:.3} before the softmax", card.temperature);
+        rows.push(row("calibrated", text));
+    }
+    rows.extend(card.unknown.as_ref().map(|unknown| row("unknown", threshold(unknown))));
     rows.push(row("weights", card.weights.source.as_str()));
     rows.extend(card.weights.trained_on.as_ref().map(|on| row("", format!("trained on {on}"))));
     rows.extend(card.weights.licence.as_ref().map(|l| row("licence", format!("{l} (weights)"))));
     rows.push(row("written by", format!("refit {}", card.refit)));
     rows
+}
+
+fn threshold(unknown: &Unknown) -> String {
+    format!(
+        "images beyond {:.2}, by {} images held out, of which at most {} are beyond",
+        unknown.threshold(SHARE),
+        unknown.held_out(),
+        percent(SHARE)
+    )
 }
 
 fn first_few(names: &[String]) -> String {

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use refit::data::{DataError, Sample, Skipped, list_images};
-use refit::{LearnError, Model};
+use refit::{LearnError, Model, Prediction};
 use serde::Serialize;
 
-use crate::arguments::{self, PrecisionArg};
+use crate::arguments::{self, PrecisionArg, UnknownArg};
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::model_arg::ModelArg;
-use crate::output::percent;
+use crate::output::{colours_on_stdout, percent};
 use crate::progress::Progress;
 
 /// Classify images
@@ -25,13 +25,18 @@ use crate::progress::Progress;
   refit predict efficientnet_lite0 holiday/ --top 5
   refit predict model.safetensors new/ --format csv > classes.csv
   refit predict model.safetensors new/ --precision bf16
+  refit predict model.safetensors new/ --unknown 0.01
   find . -name '*.jpg' | refit predict model.safetensors - --format jsonl
 
 Formats:
   table   a line an image, the likeliest class first
-  csv     path,rank,class,index,probability: a line for each image and class
-  jsonl   a line an image: {\"path\": ..., \"predictions\": [...]}, each of them
-          {\"class\": ..., \"index\": ..., \"probability\": ...}
+  csv     path,rank,class,index,probability,unknown,score: a line for each image and class
+  jsonl   a line an image: {\"path\": ..., \"unknown\": ..., \"score\": ..., \"predictions\": [...]},
+          each of these {\"class\": ..., \"index\": ..., \"probability\": ...}
+
+An image is unknown if it is farther from the images of training than nearly all images of their kind; \
+score is how far, about 1 for an image like those. What a model says of an unknown image is printed all \
+the same. A model that cannot tell leaves both fields out, or empty.
 
 An unreadable image is named on stderr and left out."
 )]
@@ -53,6 +58,9 @@ pub struct Predict {
     format: Option<Format>,
 
     #[command(flatten)]
+    unknown: UnknownArg,
+
+    #[command(flatten)]
     precision: PrecisionArg,
 
     /// Fail at an unreadable image instead of leaving it out
@@ -70,11 +78,15 @@ enum Format {
 #[derive(Serialize)]
 struct Line<'a> {
     path: String,
-    predictions: Vec<Prediction<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+    predictions: Vec<Likely<'a>>,
 }
 
 #[derive(Serialize)]
-struct Prediction<'a> {
+struct Likely<'a> {
     class: &'a str,
     index: usize,
     probability: f32,
@@ -87,14 +99,14 @@ impl Predict {
         model.check_classes()?;
         let samples = samples(&self.paths)?;
         let progress = Progress::beside_output();
-        let printer = Printer::new(&model, &samples, self.top, self.format);
+        let share = self.unknown.share(&model, &progress)?;
+        let printer = Printer::new(&model, &samples, self.top, self.format, share.is_some());
         printer.header()?;
         let options = machine.run_options(self.strict, self.precision.precision);
         let mut broken = None;
         let done = progress.stage("predict", samples.len(), || {
-            model.run(&samples, &[], &options, &progress, &mut |output| {
-                let probabilities = model.probabilities(&output.values);
-                if let Err(error) = printer.print(&samples[output.index].path, &probabilities) {
+            model.predict_all(&samples, share, &options, &progress, &mut |index, prediction| {
+                if let Err(error) = printer.print(&samples[index].path, &prediction) {
                     broken.get_or_insert(error);
                     progress.end();
                 }
@@ -175,10 +187,18 @@ struct Printer<'a> {
     top: usize,
     /// Columns of a path and of a class in a table.
     widths: [usize; 2],
+    /// Whether it is told which images are unknown.
+    tells_unknown: bool,
 }
 
 impl<'a> Printer<'a> {
-    fn new(model: &'a Model, samples: &[Sample], top: usize, format: Option<Format>) -> Self {
+    fn new(
+        model: &'a Model,
+        samples: &[Sample],
+        top: usize,
+        format: Option<Format>,
+        tells_unknown: bool,
+    ) -> Self {
         const WIDEST_PATH: usize = 100;
         const WIDEST_CLASS: usize = 24;
         let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
@@ -191,55 +211,73 @@ impl<'a> Printer<'a> {
             format: format.unwrap_or(default),
             top: top.min(classes.len()),
             widths: [paths.max().unwrap_or(0), names.max().unwrap_or(0)],
+            tells_unknown,
         }
     }
 
     fn header(&self) -> io::Result<()> {
         match self.format {
-            Format::Csv => writeln!(io::stdout(), "path,rank,class,index,probability"),
+            Format::Csv => {
+                writeln!(io::stdout(), "path,rank,class,index,probability,unknown,score")
+            }
             _ => Ok(()),
         }
     }
 
-    fn print(&self, path: &Path, probabilities: &[f32]) -> io::Result<()> {
-        let predictions = self.likeliest(probabilities);
+    fn print(&self, path: &Path, prediction: &Prediction) -> io::Result<()> {
+        let predictions = self.likeliest(&prediction.probabilities);
+        let score = prediction.score.filter(|_| self.tells_unknown);
+        let unknown = score.map(|_| prediction.unknown);
         let path = path.to_string_lossy().into_owned();
         let mut stdout = io::stdout().lock();
         match self.format {
-            Format::Table => writeln!(stdout, "{}", self.row(&path, &predictions)),
+            Format::Table => writeln!(
+                stdout,
+                "{}",
+                self.row(&path, score.filter(|_| prediction.unknown), &predictions)
+            ),
             Format::Jsonl => {
-                let line = Line { path, predictions };
+                let line = Line { path, unknown, score, predictions };
                 writeln!(stdout, "{}", serde_json::to_string(&line)?)
             }
             Format::Csv => {
                 let mut rows = csv::Writer::from_writer(stdout);
+                let unknown = unknown.map_or_else(String::new, |unknown| unknown.to_string());
+                let score = score.map_or_else(String::new, |score| score.to_string());
                 for (rank, p) in predictions.iter().enumerate() {
                     let rank = (rank + 1).to_string();
                     let (index, probability) = (p.index.to_string(), p.probability.to_string());
-                    rows.write_record([&path, &rank, p.class, &index, &probability])?;
+                    let fields = [&path, &rank, p.class, &index, &probability, &unknown, &score];
+                    rows.write_record(fields)?;
                 }
                 rows.flush()
             }
         }
     }
 
-    fn row(&self, path: &str, predictions: &[Prediction]) -> String {
+    /// What is said of an image that is unknown, with its score, stands dimmed in brackets.
+    fn row(&self, path: &str, unknown: Option<f32>, predictions: &[Likely]) -> String {
         let [w, class] = self.widths;
-        let cell = |p: &Prediction| {
-            format!("  {:<class$} {:>6}", p.class, percent(f64::from(p.probability)))
-        };
-        format!("{path:<w$}{}", predictions.iter().map(cell).collect::<String>())
+        let cell =
+            |p: &Likely| format!("{:<class$} {:>6}", p.class, percent(f64::from(p.probability)));
+        let cells = predictions.iter().map(cell).collect::<Vec<_>>().join("  ");
+        let (dim, plain) = if colours_on_stdout() { ("\u{1b}[2m", "\u{1b}[0m") } else { ("", "") };
+        match (unknown, self.tells_unknown) {
+            (Some(score), _) => format!("{path:<w$}  unknown {score:>4.1}  {dim}({cells}){plain}"),
+            (None, true) => format!("{path:<w$}                {cells}"),
+            (None, false) => format!("{path:<w$}  {cells}"),
+        }
     }
 
     /// The likeliest classes; of equal ones the first.
-    fn likeliest(&self, probabilities: &[f32]) -> Vec<Prediction<'a>> {
+    fn likeliest(&self, probabilities: &[f32]) -> Vec<Likely<'a>> {
         let mut order: Vec<usize> = (0..probabilities.len()).collect();
         order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-        let prediction = |&index: &usize| Prediction {
+        let likely = |&index: &usize| Likely {
             class: &self.classes[index],
             index,
             probability: probabilities[index],
         };
-        order.iter().take(self.top).map(prediction).collect()
+        order.iter().take(self.top).map(likely).collect()
     }
 }

@@ -1,0 +1,300 @@
+//! What makes a finished model's probabilities mean what they say, and what it does not know.
+
+use refit_data::{Preprocess, Sample};
+use refit_net::Network;
+use serde::{Deserialize, Serialize};
+
+use super::images::{Images, SplitFeatures};
+use super::judge::{Judged, judged_rows};
+use super::{Learned, Run, labels};
+use crate::calibrate::{ENOUGH, careful_temperature, cross_fitted, scaled};
+use crate::error::LearnError;
+use crate::logistic::LogisticRegression;
+use crate::metrics::{Metrics, arg_max};
+use crate::unknown::{Abstention, Distance, MOST_HELD_OUT, SHARE, Unknown, abstention};
+use crate::watch::{Event, Watch};
+
+/// Training images that a distance is fitted to, at most.
+const MOST_FITTED: usize = 2000;
+
+/// Parts of the training images, each held out once where validation images are too few.
+const FOLDS: usize = 5;
+
+/// Images that a temperature or threshold was fitted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FittedOn {
+    /// The validation images.
+    Validation,
+    /// Training images, each held out in turn from a head of its own.
+    HeldOutTraining,
+    /// None: there were too few.
+    #[default]
+    Nothing,
+}
+
+/// Where a model's temperature comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Calibration {
+    /// What logits are divided by; 1 where nothing was fitted.
+    pub temperature: f64,
+    /// On which images it was fitted.
+    pub fitted_on: FittedOn,
+    /// How many.
+    pub images: usize,
+}
+
+/// How a model tells images of another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct UnknownReport {
+    /// The share of images of its own kind that it may call unknown by default.
+    pub share: f64,
+    /// The distance above which it calls an image unknown.
+    pub threshold: f32,
+    /// On which images the threshold was fitted.
+    pub fitted_on: FittedOn,
+    /// How many.
+    pub images: usize,
+    /// What comes of it on the validation images; the threshold is theirs where it was fitted on them.
+    pub val: Option<Abstention>,
+    /// On the test images, where there are any.
+    pub test: Option<Abstention>,
+}
+
+/// What is known of a network's judgement.
+pub(super) struct Trust {
+    pub val: Option<Metrics>,
+    pub test: Option<Metrics>,
+    pub calibration: Calibration,
+    pub unknown: Option<Unknown>,
+    pub report: Option<UnknownReport>,
+}
+
+/// Training images as a network sees them, where the head on them can be solved for anew.
+struct HeldOut {
+    /// Logits of each image from a head that learned from others.
+    judged: Judged,
+    /// Distances of each image from others.
+    distances: Vec<f32>,
+}
+
+/// What a distance was fitted to, and what it says of training images held out.
+pub(super) struct Familiar {
+    distance: Distance,
+    held_out: Option<HeldOut>,
+}
+
+impl Run<'_> {
+    /// Of a head on features that are there.
+    pub(super) fn trust_in_head(
+        &self,
+        learned: &Learned,
+        features: &SplitFeatures,
+        images: &Images,
+    ) -> Trust {
+        let judge = |from: usize, samples: &[Sample]| {
+            let rows = from..from + samples.len();
+            judged_rows(&learned.network, &features.judged, rows, &labels(samples))
+        };
+        let (val, test) = (judge(0, &images.val), judge(images.val.len(), &images.test));
+        let learned_from = &features.learned;
+        let some = spread(images.train.len(), MOST_FITTED);
+        let rows: Vec<f32> = some.iter().flat_map(|&i| learned_from.row(i, 0).to_vec()).collect();
+        let labels: Vec<usize> = some.iter().map(|&i| images.train[i].label).collect();
+        let held_out = || {
+            let strength = learned.strength.filter(|_| val.labels.len() < ENOUGH)?;
+            self.held_out(features, images, strength)
+        };
+        let familiar = Distance::fit(&rows, &labels)
+            .map(|distance| Familiar { distance, held_out: held_out() });
+        self.trust(&self.dataset.classes, &val, &test, familiar)
+    }
+
+    /// Of a network whose body was trained too: what it makes of the images to judge by, and of some that
+    /// it learned from.
+    pub(super) fn trust_in_body(
+        &self,
+        network: &Network,
+        preprocess: &Preprocess,
+        images: &Images,
+    ) -> Result<Trust, LearnError> {
+        let graph = network.graph();
+        let dim = graph.nodes()[graph.features()].shape.channels();
+        let run = |samples: &[Sample], what: &str| {
+            let outputs = vec![graph.features(), graph.output()];
+            let compiled = || Ok(network.compile_mixed_to(outputs, self.settings.precision));
+            self.run_judged(compiled, dim, network, preprocess, samples, what)
+        };
+        let (val, test) = (run(&images.val, "validation")?, run(&images.test, "test")?);
+        // A trial is judged by its probabilities alone.
+        let familiar = if val.labels.len() < ENOUGH || self.is_trial {
+            None
+        } else {
+            let some = spread(images.train.len(), MOST_FITTED);
+            let some: Vec<Sample> = some.into_iter().map(|i| images.train[i].clone()).collect();
+            let seen = run(&some, "what is known")?;
+            let distance = Distance::fit(&seen.features, &seen.labels);
+            distance.map(|distance| Familiar { distance, held_out: None })
+        };
+        Ok(self.trust(&self.dataset.classes, &val, &test, familiar))
+    }
+
+    /// The temperature and the threshold, and what they come to.
+    ///
+    /// Both are fitted on validation images, which the weights have not seen; where those are too few, on
+    /// training images that were held out in turn, if the head is cheap to solve for anew. A body that
+    /// was trained on them makes training images look better than others, so it is left as it is.
+    pub(super) fn trust(
+        &self,
+        classes: &[String],
+        val: &Judged,
+        test: &Judged,
+        familiar: Option<Familiar>,
+    ) -> Trust {
+        let k = classes.len();
+        let held_out = familiar.as_ref().and_then(|f| f.held_out.as_ref());
+        let (source, fitted_on) = match held_out {
+            _ if val.labels.len() >= ENOUGH => (Some(val), FittedOn::Validation),
+            Some(held_out) => (Some(&held_out.judged), FittedOn::HeldOutTraining),
+            None => (None, FittedOn::Nothing),
+        };
+        let calibration = Calibration {
+            temperature: source.map_or(1.0, |s| careful_temperature(&s.logits, &s.labels, k)),
+            fitted_on,
+            images: source.map_or(0, |s| s.labels.len()),
+        };
+        let metrics = |judged: &Judged, logits: &[f32]| match fitted_on {
+            FittedOn::Nothing => Metrics::from_logits(&judged.logits, &judged.labels, classes),
+            _ => Metrics::calibrated(logits, &judged.logits, &judged.labels, classes),
+        };
+        let heated = |judged: &Judged| scaled(&judged.logits, calibration.temperature);
+        let val_logits = match fitted_on {
+            FittedOn::Validation => cross_fitted(&val.logits, &val.labels, k),
+            _ => heated(val),
+        };
+        let (val_metrics, test_metrics) = (metrics(val, &val_logits), metrics(test, &heated(test)));
+        let known = familiar.and_then(|f| f.judge(val, test, fitted_on));
+        let (unknown, report) = known.unzip();
+        Trust { val: val_metrics, test: test_metrics, calibration, unknown, report }
+    }
+
+    /// What heads that learned from the others say of training images, and how far those are from the
+    /// others; none where that is too few images.
+    fn held_out(
+        &self,
+        features: &SplitFeatures,
+        images: &Images,
+        strength: f64,
+    ) -> Option<HeldOut> {
+        let (rows, classes) = (&features.learned, self.dataset.classes.len());
+        let folds = folds(&labels(&images.train), classes);
+        let mut found = HeldOut { judged: Judged::default(), distances: Vec::new() };
+        for fold in 0..FOLDS {
+            let part = |held: bool| -> Vec<usize> {
+                (0..folds.len()).filter(|&i| (folds[i] == Some(fold)) == held).collect()
+            };
+            let (others, own) = (part(false), part(true));
+            if own.is_empty() {
+                continue;
+            }
+            let plain = |of: &[usize]| -> (Vec<f32>, Vec<usize>) {
+                let row = |&i: &usize| rows.row(i, 0).to_vec();
+                (
+                    of.iter().flat_map(row).collect(),
+                    of.iter().map(|&i| images.train[i].label).collect(),
+                )
+            };
+            let ((known, known_labels), (held, held_labels)) = (plain(&others), plain(&own));
+            let head = self.solve(features, &others, images, Some(strength)).ok()?.model;
+            found.distances.extend(Distance::fit(&known, &known_labels)?.of_rows(&held));
+            found.judged.logits.extend(LogisticRegression::logits(&head, &held));
+            found.judged.labels.extend(held_labels);
+        }
+        (found.judged.labels.len() >= ENOUGH).then_some(found)
+    }
+}
+
+impl Familiar {
+    /// The threshold, and what it comes to on the images to judge by.
+    fn judge(
+        self,
+        val: &Judged,
+        test: &Judged,
+        fitted_on: FittedOn,
+    ) -> Option<(Unknown, UnknownReport)> {
+        let distances = |judged: &Judged| self.distance.of_rows(&judged.features);
+        let (of_val, of_test) = (distances(val), distances(test));
+        let held_out = match (fitted_on, self.held_out) {
+            (FittedOn::Validation, _) => of_val.clone(),
+            (_, Some(held_out)) => held_out.distances,
+            _ => return None,
+        };
+        let some = spread(held_out.len(), MOST_HELD_OUT);
+        let held_out = some.into_iter().map(|i| held_out[i]).collect();
+        let unknown = Unknown::new(self.distance, held_out);
+        let threshold = unknown.threshold(SHARE);
+        let abstains = |judged: &Judged, distances: &[f32]| {
+            let classes = judged.logits.len() / judged.labels.len().max(1);
+            let rows = judged.logits.chunks_exact(classes.max(1)).zip(&judged.labels);
+            let right: Vec<bool> = rows.map(|(row, label)| arg_max(row) == *label).collect();
+            abstention(distances, &right, threshold)
+        };
+        let report = UnknownReport {
+            share: SHARE,
+            threshold,
+            fitted_on,
+            images: unknown.held_out(),
+            val: abstains(val, &of_val),
+            test: abstains(test, &of_test),
+        };
+        Some((unknown, report))
+    }
+}
+
+impl Trust {
+    /// Says where there was nothing to fit a temperature on.
+    pub fn notes(&self, watch: &dyn Watch) {
+        if self.calibration.fitted_on == FittedOn::Nothing {
+            watch.event(Event::Note(format!(
+                "not calibrated, and no image is called unknown: that takes {ENOUGH} validation images"
+            )));
+        }
+    }
+}
+
+/// At most `most` of `n` places, evenly spread.
+fn spread(n: usize, most: usize) -> Vec<usize> {
+    let taken = n.min(most);
+    (0..taken).map(|i| i * n / taken).collect()
+}
+
+/// The fold in which each image is held out; none for the only one of its class.
+fn folds(labels: &[usize], classes: usize) -> Vec<Option<usize>> {
+    let (mut counts, mut seen) = (vec![0; classes], vec![0; classes]);
+    labels.iter().for_each(|&label| counts[label] += 1);
+    let fold = |&label: &usize| {
+        seen[label] += 1;
+        (counts[label] > 1).then_some(seen[label] % FOLDS)
+    };
+    labels.iter().map(fold).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_taken_evenly() {
+        assert_eq!(spread(10, 4), [0, 2, 5, 7]);
+        assert_eq!(spread(3, 4), [0, 1, 2]);
+        assert!(spread(0, 4).is_empty());
+    }
+
+    #[test]
+    fn every_class_keeps_an_image_to_learn_from() {
+        let found = folds(&[0, 0, 1, 2, 2, 2], 4);
+        assert_eq!(found, [Some(1), Some(2), None, Some(1), Some(2), Some(3)]);
+    }
+}
