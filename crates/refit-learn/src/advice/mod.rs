@@ -100,8 +100,8 @@ pub(crate) struct Facts<'a> {
     pub mirroring: &'a [Confusion],
     /// The blocks that groups of layers begin with.
     pub starts: &'a [String],
-    /// Seconds of a strategy.
-    pub seconds: &'a dyn Fn(Strategy) -> f64,
+    /// Seconds of a strategy that trains from a layer on.
+    pub seconds: &'a dyn Fn(Strategy, Option<&str>) -> f64,
 }
 
 impl Facts<'_> {
@@ -157,7 +157,8 @@ impl Facts<'_> {
             (Strategy::Partial, None) => Strategy::FineTune,
             (strategy, _) => strategy,
         };
-        Candidate { strategy, unfreeze_from, seconds: (self.seconds)(strategy) }
+        let seconds = (self.seconds)(strategy, unfreeze_from.as_deref());
+        Candidate { strategy, unfreeze_from, seconds }
     }
 
     fn evidence(&self) -> Vec<String> {
@@ -250,7 +251,7 @@ mod tests {
             classes: &[],
             mirroring: &[],
             starts: &starts,
-            seconds: &|_| 1.0,
+            seconds: &|_, _| 1.0,
         };
         facts.conclude()
     }

@@ -50,8 +50,7 @@ pub fn advise(
     let (advice, is_trial) = (None, true);
     let run =
         Run { settings: &settings, context, watch, dataset, folder, started, advice, is_trial };
-    let epochs = |strategy| TrainingSettings::for_strategy(strategy).epochs;
-    Ok(run.advise(&start, &epochs)?.0)
+    Ok(run.advise(&start, &TrainingSettings::for_strategy)?.0)
 }
 
 /// What a look at the layers found.
@@ -61,11 +60,11 @@ struct Looked {
 }
 
 impl Run<'_> {
-    /// The advice, and the images that could be read; `epochs` are those of a strategy.
+    /// The advice, and the images that could be read; `training` gives the settings of a strategy.
     pub(super) fn advise(
         &self,
         start: &Start,
-        epochs: &dyn Fn(Strategy) -> usize,
+        training: &dyn Fn(Strategy) -> TrainingSettings,
     ) -> Result<(Advice, Images), LearnError> {
         let features = self.features(start)?;
         let images = self.images_with(&features)?;
@@ -92,7 +91,7 @@ impl Run<'_> {
         let depths = Depths::of(&start.network);
         let looked = self.look(start, &depths, &images, &features)?;
         let (energy, leep) = self.old_classes(start, &rows, &own);
-        let seconds = self.seconds_of(start, epochs, images.train.len(), images.val.len());
+        let seconds = self.seconds_of(start, training, images.train.len(), images.val.len());
         let facts = Facts {
             amount: &amount,
             similarity: looked.similarity.as_ref(),
@@ -233,31 +232,47 @@ impl Run<'_> {
         (Some(energy), Some(leep(&known, truth, self.dataset.classes.len())))
     }
 
-    /// Seconds that strategies take: from the time of a batch forward, at what steps cost relative
-    /// to it.
-    fn seconds_of(
-        &self,
-        start: &Start,
-        epochs: &dyn Fn(Strategy) -> usize,
+    /// Seconds that strategies take: from the time of an image forward, at what a step costs relative to
+    /// it.
+    fn seconds_of<'a>(
+        &'a self,
+        start: &'a Start,
+        training: &'a dyn Fn(Strategy) -> TrainingSettings,
         train: usize,
         val: usize,
-    ) -> impl Fn(Strategy) -> f64 {
+    ) -> impl Fn(Strategy, Option<&str>) -> f64 + 'a {
         let image = seconds_of_an_image(&start.network, start.preprocess.size);
         let views = self.settings.views;
-        move |strategy| {
-            let epochs = epochs(strategy) as f64;
+        move |strategy, unfreeze_from| {
+            let TrainingSettings { epochs, fixed_views, .. } = training(strategy);
+            let (epochs, fixed, train, val) =
+                (epochs as f64, fixed_views as f64, train as f64, val as f64);
+            let trained = unfreeze_from.map_or(1.0, |layer| share_above(&start.network, layer));
             // A step forward and back costs three to five times as much as a compiled pass.
-            let step = match strategy {
-                Strategy::AsIs | Strategy::Features => 0.0,
-                Strategy::Partial => 2.5,
-                _ => 4.5,
-            };
-            let (train, val) = (train as f64, val as f64);
+            const STEP: f64 = 4.5;
             let features = if strategy.runs_frozen() { train * views as f64 + val } else { 0.0 };
-            let epochs = if step > 0.0 { epochs * (train * step + val) } else { 0.0 };
-            image * (features + epochs)
+            let passes = match strategy {
+                Strategy::AsIs | Strategy::Features => 0.0,
+                // What is frozen runs once a view.
+                _ if fixed_views > 0 => {
+                    let kept = (train * fixed + val) * (1.0 - trained);
+                    kept + epochs * trained * (train * STEP + val)
+                }
+                _ => epochs * (train * (1.0 - trained + trained * STEP) + val),
+            };
+            image * (features + passes)
         }
     }
+}
+
+/// The share of a network's multiply-adds from a layer or block on.
+pub(super) fn share_above(network: &Network, layer: &str) -> f64 {
+    let graph = network.graph();
+    let first = graph.find_first(layer).unwrap_or(0);
+    let needed = graph.needed();
+    let above: u64 =
+        needed.iter().filter(|id| **id >= first).map(|id| graph.multiply_adds(*id)).sum();
+    above as f64 / graph.total_multiply_adds().max(1) as f64
 }
 
 fn seconds_of_an_image(network: &Network, size: usize) -> f64 {

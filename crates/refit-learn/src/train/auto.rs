@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use refit_data::{Dataset, Sample, stratified_split};
-use refit_net::Precision;
+use refit_net::{Network, Precision};
 use serde::Serialize;
 
+use super::advise::share_above;
 use super::folder::RunFolder;
 use super::start::{open_dataset, starting_point};
 use super::{Beginning, Outcome, Run, RunContext, run_options, train_on};
@@ -15,7 +16,7 @@ use crate::advice::{Advice, Candidate, mirroring};
 use crate::calibrate::{scaled_loss, temperature};
 use crate::error::LearnError;
 use crate::metrics::Metrics;
-use crate::settings::{Mirror, Settings, Strategy};
+use crate::settings::{Mirror, Settings, Strategy, TrainingSettings};
 use crate::watch::{Event, Watch, stage};
 
 /// The share of the training images that trials are judged by.
@@ -24,7 +25,8 @@ const HELD_OUT: f64 = 0.25;
 /// Training images that trials use at most.
 const MOST: usize = 2000;
 
-/// Multiply-adds of a candidate's passes forward, over all its epochs, up to which it is tried where no
+/// Multiply-adds of a candidate's passes forward, over all its epochs (with fixed views, those of the
+/// frozen part once a view), up to which it is tried where no
 /// time budget is given: about half an hour on two cores. Nothing is timed for it, so that one seed
 /// gives the same run on any machine.
 const WORK: f64 = 2e13;
@@ -77,13 +79,13 @@ pub fn auto(
     let dataset = open_dataset(&plain, watch)?;
     RunFolder::open(context)?;
     let start = starting_point(&plain, &Device::flex(), watch)?;
-    let epochs = |strategy| settings(strategy, None).training.epochs;
+    let training = |strategy| settings(strategy, None).training;
     let (advice, images) = {
         let (folder, dataset) = (RunFolder(None), dataset.clone());
         let (advice, is_trial) = (None, true);
         let run =
             Run { settings: &plain, context, watch, dataset, folder, started, advice, is_trial };
-        run.advise(&start, &epochs)?
+        run.advise(&start, &training)?
     };
     watch.event(Event::Note(format!("advice: {}", advice.conclusion.rule)));
     let confused = !advice.mirroring.is_empty();
@@ -102,8 +104,9 @@ pub fn auto(
         }
     };
     let means = Means {
+        network: &start.network,
         work: images.train.len() as f64 * start.network.multiply_adds() as f64,
-        epochs: &epochs,
+        training: &training,
         left: plain.time_budget.map(|budget| budget - started.elapsed().as_secs_f64()),
     };
     let inner = inner_split(&dataset, images.train, plain.seed);
@@ -136,10 +139,11 @@ pub fn auto(
 
 /// What may be tried.
 struct Means<'a> {
+    network: &'a Network,
     /// Multiply-adds of a pass over the training images.
     work: f64,
-    /// Epochs of a strategy.
-    epochs: &'a dyn Fn(Strategy) -> usize,
+    /// The training settings of a strategy.
+    training: &'a dyn Fn(Strategy) -> TrainingSettings,
     /// Seconds that are left, if there is a budget.
     left: Option<f64>,
 }
@@ -154,7 +158,7 @@ impl Means<'_> {
             // Its own trial, and perhaps the run.
             let fits = match self.left {
                 Some(left) => trials + 2.0 * candidate.seconds <= left,
-                None => (self.epochs)(candidate.strategy) as f64 * self.work <= WORK,
+                None => self.passes(candidate) * self.work <= WORK,
             };
             if fits {
                 candidates.push(candidate.clone());
@@ -167,6 +171,16 @@ impl Means<'_> {
             )));
         }
         candidates
+    }
+
+    /// Passes forward through the whole network that a candidate's epochs amount to, for each image.
+    fn passes(&self, Candidate { strategy, unfreeze_from, .. }: &Candidate) -> f64 {
+        let TrainingSettings { epochs, fixed_views, .. } = (self.training)(*strategy);
+        let trained = unfreeze_from.as_deref().map_or(1.0, |from| share_above(self.network, from));
+        match fixed_views {
+            0 => epochs as f64,
+            views => epochs as f64 * trained + views as f64 * (1.0 - trained),
+        }
     }
 }
 
