@@ -380,6 +380,11 @@ impl TrainOptions {
                 NormsChoice::Batch => Norms::Batch,
             }),
         );
+        // What is new every time cannot be kept.
+        let new = training.thaw_every > 0 || training.augment().mix.is_some();
+        if new && self.fixed_views.is_none() {
+            training.fixed_views = 0;
+        }
         settings
     }
 
