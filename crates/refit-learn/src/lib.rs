@@ -17,6 +17,7 @@ mod optimizer;
 mod pulled;
 mod settings;
 mod train;
+mod tta;
 mod watch;
 mod weights;
 
@@ -32,8 +33,8 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,
-    compare, mcnemar, read_settings, train,
+    Choice, Comparison, Contestant, Outcome, Preview, Report, RunContext, Seconds, Trial, advise,
+    auto, compare, mcnemar, preview, read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

@@ -97,12 +97,21 @@ pub struct RunOptions {
     pub strictness: Strictness,
     /// What the network computes with.
     pub precision: Precision,
+    /// Views of each image whose class probabilities are averaged, where classes are asked for; 1 for
+    /// the plain one alone.
+    pub views: usize,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { batch: 32, workers, strictness: Strictness::Skip, precision: Precision::F32 }
+        Self {
+            batch: 32,
+            workers,
+            strictness: Strictness::Skip,
+            precision: Precision::F32,
+            views: 1,
+        }
     }
 }
 
@@ -268,7 +277,8 @@ impl Model {
     }
 
     /// Runs images up to `layers` (to the output if none), pooling feature maps, and hands out each
-    /// one's values, layer by layer; gives the unreadable ones.
+    /// one's values, layer by layer; gives the unreadable ones. Of several views, where no layers are
+    /// asked for, the values are logits of the mean probabilities.
     ///
     /// # Errors
     /// If there is no such layer, this machine does not have the precision, or an image cannot be
@@ -281,6 +291,10 @@ impl Model {
         watch: &dyn Watch,
         each: &mut dyn FnMut(Output),
     ) -> Result<Vec<Skipped>, LearnError> {
+        if layers.is_empty() && options.views != 1 {
+            self.check_classes()?;
+            return self.run_views(samples, options, watch, each);
+        }
         let graph = self.network.graph();
         let output = [graph.nodes()[graph.output()].name.as_str()];
         let layers = if layers.is_empty() { &output } else { layers };
@@ -350,7 +364,7 @@ pub(crate) fn run_compiled(
 
 /// One batch `[n, 3, size, size]` through something compiled, its outputs pooled and one behind the
 /// other: `[n, width]`.
-fn run_batch(
+pub(crate) fn run_batch(
     compiled: &Compiled,
     images: Vec<f32>,
     n: usize,

@@ -11,6 +11,7 @@ mod images;
 mod judge;
 mod keep;
 mod mirror;
+mod sheet;
 mod start;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::read_settings;
+pub use sheet::{Preview, preview};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;
@@ -200,6 +202,7 @@ fn run_options(settings: &Settings, context: &RunContext) -> RunOptions {
         workers: context.workers,
         strictness: if settings.strict { Strictness::Strict } else { Strictness::Skip },
         precision: settings.precision,
+        views: 1,
     }
 }
 

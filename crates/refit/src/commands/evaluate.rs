@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use refit::Evaluation;
+use refit::{Evaluation, RunOptions};
 
-use crate::arguments::PrecisionArg;
+use crate::arguments::{PrecisionArg, ViewsArg};
 use crate::cli::TEMPLATE;
 use crate::commands::train::{accuracy, per_class};
 use crate::failure::Failure;
@@ -25,7 +25,8 @@ Classes are matched by name; all images count, whatever split they are in.",
     after_help = "Examples:
   refit evaluate model.safetensors test-photos/
   refit evaluate model.safetensors test.csv --json
-  refit evaluate model.safetensors test-photos/ --precision bf16"
+  refit evaluate model.safetensors test-photos/ --precision bf16
+  refit evaluate model.safetensors test-photos/ --tta 2"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -36,6 +37,9 @@ pub struct Evaluate {
 
     #[command(flatten)]
     precision: PrecisionArg,
+
+    #[command(flatten)]
+    views: ViewsArg,
 
     /// Stop at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -52,6 +56,7 @@ impl Evaluate {
         let model = self.model.open(&machine.device())?;
         let progress = Progress::new();
         let options = machine.run_options(self.strict, self.precision.precision);
+        let options = RunOptions { views: self.views.tta, ..options };
         let evaluation = model.evaluate(&self.data, &options, &progress)?;
         for skip in &evaluation.skipped {
             progress.say(&format!("warning: {} is left out: {}", skip.path.display(), skip.reason));

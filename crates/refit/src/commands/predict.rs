@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use refit::data::{DataError, Sample, Skipped, list_images};
-use refit::{LearnError, Model};
+use refit::{LearnError, Model, RunOptions};
 use serde::Serialize;
 
-use crate::arguments::{self, PrecisionArg};
+use crate::arguments::{self, PrecisionArg, ViewsArg};
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -25,6 +25,7 @@ use crate::progress::Progress;
   refit predict efficientnet_lite0 holiday/ --top 5
   refit predict model.safetensors new/ --format csv > classes.csv
   refit predict model.safetensors new/ --precision bf16
+  refit predict model.safetensors new/ --tta 2
   find . -name '*.jpg' | refit predict model.safetensors - --format jsonl
 
 Formats:
@@ -54,6 +55,9 @@ pub struct Predict {
 
     #[command(flatten)]
     precision: PrecisionArg,
+
+    #[command(flatten)]
+    views: ViewsArg,
 
     /// Fail at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -90,6 +94,7 @@ impl Predict {
         let printer = Printer::new(&model, &samples, self.top, self.format);
         printer.header()?;
         let options = machine.run_options(self.strict, self.precision.precision);
+        let options = RunOptions { views: self.views.tta, ..options };
         let mut broken = None;
         let done = progress.stage("predict", samples.len(), || {
             model.run(&samples, &[], &options, &progress, &mut |output| {
