@@ -50,9 +50,11 @@ mod parallel;
 pub mod preprocess;
 mod rng;
 mod scaled_jpeg;
+mod sheet;
 pub mod source;
 #[cfg(test)]
 mod test_data;
+mod views;
 
 pub use crate::augment::{Augment, ColourJitter, Erasing, Level, Mix, Mixture, Policy, RandomCrop};
 pub use crate::batch::{Batch, ImageCache, Loader, LoaderOptions};
@@ -63,7 +65,9 @@ pub use crate::error::{DataError, DecodeError, Hint};
 pub use crate::image::RgbImage;
 pub use crate::preprocess::{Interpolation, Preprocess, Resize};
 pub use crate::rng::Stream;
+pub use crate::sheet::{contact_sheet, to_png};
 pub use crate::source::{Dataset, Sample, SourceOptions, list_images, stratified_split};
+pub use crate::views::View;
 
 /// A callback told how many of how many items are done; called from worker threads.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);

@@ -22,6 +22,7 @@ mod select;
 mod settings;
 mod thaw;
 mod train;
+mod tta;
 pub mod unknown;
 mod watch;
 mod weight_average;
@@ -44,8 +45,8 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Report, RunContext, Seconds,
-    Trial, UnknownReport, advise, auto, compare, mcnemar, read_settings, train,
+    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Preview, Report, RunContext,
+    Seconds, Trial, UnknownReport, advise, auto, compare, mcnemar, preview, read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

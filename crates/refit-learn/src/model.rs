@@ -120,12 +120,21 @@ pub struct RunOptions {
     pub strictness: Strictness,
     /// What the network computes with.
     pub precision: Precision,
+    /// Views of each image whose class probabilities are averaged, where classes are asked for; 1 for
+    /// the plain one alone.
+    pub views: usize,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { batch: 32, workers, strictness: Strictness::Skip, precision: Precision::F32 }
+        Self {
+            batch: 32,
+            workers,
+            strictness: Strictness::Skip,
+            precision: Precision::F32,
+            views: 1,
+        }
     }
 }
 
@@ -321,20 +330,23 @@ impl Model {
         each: &mut dyn FnMut(usize, Seen),
     ) -> Result<Vec<Skipped>, LearnError> {
         self.check_classes()?;
+        if options.views != 1 {
+            return self.see_views(samples, options, watch, each);
+        }
         self.run(samples, &self.seen_at(), options, watch, &mut |output| {
             each(output.index, self.seen(output.values));
         })
     }
 
     /// The layers whose values [`Seen`] is made of: the features, where they are asked for, and the output.
-    fn seen_at(&self) -> Vec<&str> {
+    pub(crate) fn seen_at(&self) -> Vec<&str> {
         let graph = self.network.graph();
         let name = |id: usize| graph.nodes()[id].name.as_str();
         let features = self.card.unknown.is_some().then(|| name(graph.features()));
         features.into_iter().chain([name(graph.output())]).collect()
     }
 
-    fn seen(&self, mut values: Vec<f32>) -> Seen {
+    pub(crate) fn seen(&self, mut values: Vec<f32>) -> Seen {
         let Some(unknown) = &self.card.unknown else { return Seen { logits: values, score: None } };
         let logits = values.split_off(unknown.distance.dim);
         Seen { logits, score: Some(unknown.distance.of(&values)) }
@@ -364,7 +376,8 @@ impl Model {
     }
 
     /// Runs images up to `layers` (to the output if none), pooling feature maps, and hands out each
-    /// one's values, layer by layer; gives the unreadable ones.
+    /// one's values, layer by layer; gives the unreadable ones. Of several views, where no layers are
+    /// asked for, the values are logits of the mean probabilities.
     ///
     /// # Errors
     /// If there is no such layer, this machine does not have the precision, or an image cannot be
@@ -377,6 +390,12 @@ impl Model {
         watch: &dyn Watch,
         each: &mut dyn FnMut(Output),
     ) -> Result<Vec<Skipped>, LearnError> {
+        if layers.is_empty() && options.views != 1 {
+            self.check_classes()?;
+            return self.see_views(samples, options, watch, &mut |index, seen| {
+                each(Output { index, values: seen.logits });
+            });
+        }
         let graph = self.network.graph();
         let output = [graph.nodes()[graph.output()].name.as_str()];
         let layers = if layers.is_empty() { &output } else { layers };
@@ -446,7 +465,7 @@ pub(crate) fn run_compiled(
 
 /// One batch `[n, 3, size, size]` through something compiled, its outputs pooled and one behind the
 /// other: `[n, width]`.
-fn run_batch(
+pub(crate) fn run_batch(
     compiled: &Compiled,
     images: Vec<f32>,
     n: usize,

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use refit_data::Augment;
 use refit_learn::{
-    Card, ClassBalance, Event, Hint, LearnError, Model, Outcome, RunContext, RunOptions,
-    ScheduleKind, Select, Settings, Strategy, Watch, advise, auto, train,
+    Card, ClassBalance, Event, Hint, LearnError, Mirror, Model, Outcome, RunContext, RunOptions,
+    ScheduleKind, Select, Settings, Strategy, Watch, advise, auto, read_settings, train,
 };
 use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
@@ -742,6 +743,92 @@ fn kept_activations_change_no_bits() {
     settings.training.fixed_views = 0;
     let anew = train(&settings, &context(None), &()).unwrap();
     assert!(anew.history[2].train_loss != outcome.history[2].train_loss);
+}
+
+#[test]
+fn a_run_with_everything_that_varies_images_is_resumed_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[10, 9, 8]);
+    let mut settings = small(&data, Strategy::PretrainedInit);
+    settings.backbone = "lenet5".into();
+    settings.strategy = Strategy::Scratch;
+    settings.balance = ClassBalance::Classes;
+    settings.training.epochs = 3;
+    settings.training.augment = Some(Augment {
+        vertical_flip: 0.5,
+        quarter_turn: 0.5,
+        rotation: 10.0,
+        ..Augment::strong()
+    });
+    let [whole, parts, none] = ["whole", "parts", "none"].map(|name| dir.path().join(name));
+    let learned = train(&settings, &context(Some(whole.clone())), &()).unwrap();
+    let stop = Log { stop_after_epochs: Some(1), ..Log::default() };
+    let stopped = train(&settings, &context(Some(parts.clone())), &stop).unwrap_err();
+    assert!(matches!(stopped, LearnError::Stopped), "{stopped}");
+    let resumed = RunContext { resume: true, workers: 1, ..context(Some(parts.clone())) };
+    train(&read_settings(&parts).unwrap(), &resumed, &()).unwrap();
+    assert!(model_bytes(&whole) == model_bytes(&parts));
+    // What was left to the run is written down.
+    let written = read_settings(&whole).unwrap();
+    assert_eq!(
+        (written.mirror, written.training.augment),
+        (Mirror::Always, settings.training.augment)
+    );
+    settings.training.augment = Some(Augment::none());
+    let plain = train(&settings, &context(Some(none)), &()).unwrap();
+    assert_ne!(plain.history[0].train_loss, learned.history[0].train_loss);
+}
+
+#[test]
+fn settings_from_before_there_were_levels_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = small(dir.path(), Strategy::FineTune);
+    settings.training.augment = Some(Augment::light());
+    settings.mirror = Mirror::Always;
+    let text = toml::to_string_pretty(&settings).unwrap();
+    assert!(!text.contains("mirror") && !text.contains("policy"), "{text}");
+    assert_eq!(toml::from_str::<Settings>(&text).unwrap(), settings);
+}
+
+#[test]
+fn views_are_averaged_as_probabilities() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[3, 3, 3]);
+    let outcome = train(&small(&data, Strategy::Features), &context(None), &()).unwrap();
+    let samples: Vec<_> = refit_data::list_images(std::slice::from_ref(&data)).unwrap();
+    let samples: Vec<_> =
+        samples.into_iter().map(|path| refit_data::Sample { path, label: 0 }).collect();
+    let mut model = outcome.model;
+    model.card.temperature = 1.7;
+    let judged = |views: usize| {
+        let options = RunOptions { views, batch: 4, ..RunOptions::default() };
+        let mut rows = Vec::new();
+        let each = &mut |output: refit_learn::Output| {
+            assert_eq!(output.index, rows.len());
+            rows.push(model.probabilities(&output.values));
+        };
+        model.run(&samples, &[], &options, &(), each).unwrap();
+        rows
+    };
+    let (plain, both) = (judged(1), judged(2));
+    let mirrored = |path: &Path| {
+        let image = refit_data::decode_file(path, &Default::default()).unwrap();
+        let file = dir.path().join("mirrored.png");
+        fs::write(&file, refit_data::to_png(&image.flipped_horizontal())).unwrap();
+        model.predict_file(&file).unwrap()
+    };
+    for ((sample, plain), both) in samples.iter().zip(&plain).zip(&both) {
+        let other = mirrored(&sample.path);
+        for ((a, b), mean) in plain.iter().zip(&other).zip(both) {
+            assert!(((a + b) / 2.0 - mean).abs() < 1e-5, "{a} {b} {mean}");
+        }
+    }
+    assert_eq!(judged(10).len(), samples.len());
+    let options = RunOptions { views: 11, ..RunOptions::default() };
+    let error = model.run(&samples, &[], &options, &(), &mut |_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "--tta is 11, but must be 1 to 10");
 }
 
 #[test]

@@ -73,6 +73,15 @@ fn unknown(text: &str) -> Result<Unknowing, String> {
     }
 }
 
+/// By how many views of an image a model judges.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ViewsArg {
+    /// Views of each image whose probabilities are averaged: 2 adds the mirror image, up to 10 the
+    /// corners (5 without mirror images, where the model tells them apart)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub tta: usize,
+}
+
 /// A count of one or more.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    advise, bench, compare, edit, embed, evaluate, export, import, info, layers, models, predict,
-    pull, run, train,
+    advise, augment, bench, compare, edit, embed, evaluate, export, import, info, layers, models,
+    predict, pull, run, train,
 };
 use crate::machine::Machine;
 
@@ -41,6 +41,7 @@ pub struct Cli {
 pub enum Command {
     Train(Box<train::Train>),
     Advise(advise::Advise),
+    Augment(augment::AugmentCommand),
     Compare(compare::Compare),
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),

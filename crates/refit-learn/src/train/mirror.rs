@@ -6,7 +6,7 @@ use super::Run;
 use super::advise::spread;
 use super::images::SplitFeatures;
 use super::start::{Start, starting_point};
-use crate::advice::mirroring::{Confusion, confusions, in_words, mutual};
+use crate::advice::mirroring::{Confusion, Views, confusions, in_words};
 use crate::error::LearnError;
 use crate::extract::{Change, ExtractOptions, Features, extract};
 use crate::settings::{Mirror, Settings, Strategy};
@@ -70,11 +70,13 @@ impl Run<'_> {
     /// The classes that mirroring turns into others, from views 0 and 1 of the training images.
     pub(super) fn mirroring(&self, learned: &Features) -> Result<Vec<Confusion>, LearnError> {
         let (truth, used) = self.looked_at(learned);
-        let rows = |view| rows_of(learned, &used, view);
-        stage(self.watch, "mirroring", 0, || {
-            let (classes, seed) = (self.dataset.classes.len(), self.settings.seed);
-            Ok(confusions(&rows(0), &rows(1), &truth, classes, seed)?)
-        })
+        let [plain, mirrored] = [0, 1].map(|view| rows_of(learned, &used, view));
+        let views = Views { plain: &plain, there: &mirrored, back: &mirrored };
+        stage(self.watch, "mirroring", 0, || self.confusions(&views, &truth))
+    }
+
+    fn confusions(&self, views: &Views, truth: &[usize]) -> Result<Vec<Confusion>, LearnError> {
+        Ok(confusions(views, truth, self.dataset.classes.len(), self.settings.seed)?)
     }
 
     /// Classes and positions of the readable training images that are looked at.
@@ -144,21 +146,22 @@ impl Run<'_> {
         let samples: Vec<Sample> =
             used.iter().map(|i| self.dataset.train[learned.readable[*i]].clone()).collect();
         let plain = rows_of(learned, &used, 0);
-        let find = |change: Change| -> Result<Vec<Confusion>, LearnError> {
-            let changed = self.changed(start, &samples, 1, change)?;
-            let (classes, seed) = (self.dataset.classes.len(), self.settings.seed);
-            Ok(confusions(&plain, &changed.rows, &truth, classes, seed)?)
+        let rows = |change| Ok(self.changed(start, &samples, 1, change)?.rows);
+        let find = |there: &[f32], back: &[f32]| {
+            self.confusions(&Views { plain: &plain, there, back }, &truth)
         };
         if augment.vertical_flip > 0.0 {
-            let found = find(Change::UpsideDown)?;
-            if self.warns(&mutual(found.clone(), &found), "mirroring top and bottom") {
+            let flipped: Vec<f32> = rows(Change::UpsideDown)?;
+            if self.warns(&find(&flipped, &flipped)?, "mirroring top and bottom") {
                 augment.vertical_flip = 0.0;
             }
         }
         if augment.quarter_turn > 0.0 {
-            let half = find(Change::Turned(2))?;
-            let [left, right] = [find(Change::Turned(1))?, find(Change::Turned(3))?];
-            let found = [mutual(half.clone(), &half), mutual(left, &right)].concat();
+            let turns: Vec<Vec<f32>> =
+                (1..4).map(|n| rows(Change::Turned(n))).collect::<Result<_, LearnError>>()?;
+            let mut found = find(&turns[1], &turns[1])?;
+            found.extend(find(&turns[0], &turns[2])?);
+            found.extend(find(&turns[2], &turns[0])?);
             if self.warns(&found, "turning by quarters") {
                 augment.quarter_turn = 0.0;
             }

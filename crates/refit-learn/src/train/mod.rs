@@ -12,6 +12,7 @@ mod images;
 mod judge;
 mod keep;
 mod mirror;
+mod sheet;
 mod start;
 mod trust;
 
@@ -27,6 +28,7 @@ pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::read_settings;
+pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
 
 use crate::error::LearnError;
@@ -218,6 +220,7 @@ fn run_options(settings: &Settings, context: &RunContext) -> RunOptions {
         workers: context.workers,
         strictness: if settings.strict { Strictness::Strict } else { Strictness::Skip },
         precision: settings.precision,
+        views: 1,
     }
 }
 

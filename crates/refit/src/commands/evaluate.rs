@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use refit::Evaluation;
+use refit::{Evaluation, RunOptions};
 
-use crate::arguments::{PrecisionArg, UnknownArg};
+use crate::arguments::{PrecisionArg, UnknownArg, ViewsArg};
 use crate::cli::TEMPLATE;
 use crate::commands::train::{abstains, accuracy, calibration, per_class};
 use crate::failure::Failure;
@@ -29,7 +29,8 @@ count as answered everywhere else.",
     after_help = "Examples:
   refit evaluate model.safetensors test-photos/
   refit evaluate model.safetensors test.csv --json
-  refit evaluate model.safetensors test-photos/ --precision bf16"
+  refit evaluate model.safetensors test-photos/ --precision bf16
+  refit evaluate model.safetensors test-photos/ --tta 2"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -43,6 +44,9 @@ pub struct Evaluate {
 
     #[command(flatten)]
     precision: PrecisionArg,
+
+    #[command(flatten)]
+    views: ViewsArg,
 
     /// Stop at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -59,6 +63,7 @@ impl Evaluate {
         let model = self.model.open(&machine.device())?;
         let progress = Progress::new();
         let options = machine.run_options(self.strict, self.precision.precision);
+        let options = RunOptions { views: self.views.tta, ..options };
         let share = self.unknown.share(&model, &progress)?;
         let evaluation = model.evaluate_at(&self.data, share, &options, &progress)?;
         for skip in &evaluation.skipped {

@@ -1,6 +1,7 @@
 //! A command a file.
 
 pub mod advise;
+pub mod augment;
 pub mod bench;
 pub mod compare;
 pub mod edit;
@@ -25,6 +26,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
     match command {
         Command::Train(train) => train.run(machine),
         Command::Advise(advise) => advise.run(machine),
+        Command::Augment(augment) => augment.run(machine),
         Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),
         Command::Evaluate(evaluate) => evaluate.run(machine),

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use refit::data::{DataError, Sample, Skipped, list_images};
-use refit::{LearnError, Model, Prediction};
+use refit::{LearnError, Model, Prediction, RunOptions};
 use serde::Serialize;
 
-use crate::arguments::{self, PrecisionArg, UnknownArg};
+use crate::arguments::{self, PrecisionArg, UnknownArg, ViewsArg};
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -26,6 +26,7 @@ use crate::progress::Progress;
   refit predict model.safetensors new/ --format csv > classes.csv
   refit predict model.safetensors new/ --precision bf16
   refit predict model.safetensors new/ --unknown 0.01
+  refit predict model.safetensors new/ --tta 2
   find . -name '*.jpg' | refit predict model.safetensors - --format jsonl
 
 Formats:
@@ -62,6 +63,9 @@ pub struct Predict {
 
     #[command(flatten)]
     precision: PrecisionArg,
+
+    #[command(flatten)]
+    views: ViewsArg,
 
     /// Fail at an unreadable image instead of leaving it out
     #[arg(long)]
@@ -103,6 +107,7 @@ impl Predict {
         let printer = Printer::new(&model, &samples, self.top, self.format, share.is_some());
         printer.header()?;
         let options = machine.run_options(self.strict, self.precision.precision);
+        let options = RunOptions { views: self.views.tta, ..options };
         let mut broken = None;
         let done = progress.stage("predict", samples.len(), || {
             model.predict_all(&samples, share, &options, &progress, &mut |index, prediction| {
