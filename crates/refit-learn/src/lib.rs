@@ -7,6 +7,7 @@ pub mod advice;
 pub mod calibrate;
 mod error;
 mod evaluate;
+pub mod explain;
 mod extract;
 mod fit;
 pub mod logistic;
@@ -14,6 +15,7 @@ mod loss;
 pub mod metrics;
 mod model;
 mod optimizer;
+mod predictions;
 mod pulled;
 mod settings;
 mod train;
@@ -22,16 +24,18 @@ mod weights;
 
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
+pub use explain::{Explainer, Explanation, HeatMap, Method};
 pub use extract::{ExtractOptions, Features, extract};
 pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
 pub use loss::{Targets, balanced_weights};
 pub use model::{Card, DataSummary, Model, Output, Provenance, RunOptions, preprocess_for};
 pub use optimizer::{Optimizer, OptimizerState, Schedule, clip_norm};
+pub use predictions::{Prediction, Split};
 pub use pulled::{PulledFolder, PulledFrom};
 pub use settings::{ClassBalance, Norms, OptimizerKind, Settings, Strategy, TrainingSettings};
 pub use train::{
-    Choice, Comparison, Contestant, Outcome, Report, RunContext, Seconds, Trial, advise, auto,
-    compare, mcnemar, read_settings, train,
+    Choice, Comparison, Contestant, Outcome, Record, Report, RunContext, Seconds, Trial, advise,
+    auto, compare, mcnemar, read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

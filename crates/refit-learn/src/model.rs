@@ -261,6 +261,18 @@ impl Model {
         }
     }
 
+    /// The number of a class by its name.
+    ///
+    /// # Errors
+    /// If the model does not know it.
+    pub fn class(&self, name: &str) -> Result<usize, LearnError> {
+        let classes = &self.card.classes;
+        classes.iter().position(|class| class == name).ok_or_else(|| LearnError::NoSuchClass {
+            class: name.to_owned(),
+            known: classes.clone(),
+        })
+    }
+
     /// Probabilities from logits, `[n, classes]`.
     pub fn probabilities(&self, logits: &[f32]) -> Vec<f32> {
         let scaled: Vec<f32> = logits.iter().map(|z| z / self.card.temperature).collect();

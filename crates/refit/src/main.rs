@@ -14,6 +14,7 @@ mod model_arg;
 mod output;
 mod progress;
 mod recipe;
+mod report;
 
 use std::process::ExitCode;
 

@@ -5,10 +5,12 @@ use std::time::Instant;
 use refit_data::Sample;
 use refit_net::zoo;
 
+use super::judge::parted;
 use super::start::Start;
 use super::{Outcome, Report, Run, Seconds};
 use crate::error::LearnError;
 use crate::model::{Model, compile};
+use crate::predictions::Split;
 use crate::settings::Strategy;
 
 impl Run<'_> {
@@ -43,11 +45,12 @@ impl Run<'_> {
         let began = Instant::now();
         let graph = start.network.graph();
         let output = &graph.nodes()[graph.output()].name;
-        let judge = |samples: &[Sample], what| {
+        let judge = |samples: &[Sample], split| {
             let compiled = || compile(&start.network, output, self.settings.precision);
-            self.judge_as(compiled, &start.network, &start.preprocess, samples, what, &classes)
+            self.judge_as(compiled, &start.network, &start.preprocess, samples, split, &classes)
         };
-        let (val, test) = (judge(&images.val, "validation")?, judge(&images.test, "test")?);
+        let (val, test, predictions) =
+            parted([judge(&images.val, Split::Val)?, judge(&images.test, Split::Test)?]);
         let mut card = self.card(start.preprocess, start.weights, &images, val.clone());
         card.classes.clone_from(&classes);
         let report = Report {
@@ -69,7 +72,7 @@ impl Run<'_> {
             best_epoch: None,
         };
         let model = Model { network: start.network, card };
-        Ok(Outcome { model, report, history: vec![] })
+        Ok(Outcome { model, report, history: vec![], predictions })
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::LearnError;
 use crate::fit::{Epoch, Feed, FitOptions, Step, fit};
 use crate::loss::balanced_weights;
 use crate::metrics::Metrics;
+use crate::predictions::Split;
 use crate::settings::{ClassBalance, Strategy, TrainingSettings};
 
 impl Run<'_> {
@@ -147,6 +148,7 @@ impl Feed for ImageFeed<'_> {
     }
 
     fn validate(&self, net: &Network) -> Result<Option<Metrics>, LearnError> {
-        self.run.judge(net, self.preprocess, &self.images.val, "validation")
+        let judged = self.run.judge(net, self.preprocess, &self.images.val, Split::Val)?;
+        Ok(judged.map(|judged| judged.metrics))
     }
 }

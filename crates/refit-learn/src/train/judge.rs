@@ -6,13 +6,47 @@ use burn::tensor::{Tensor, TensorData};
 use refit_data::{Preprocess, Sample};
 use refit_net::{Compiled, Network, Value};
 
+use super::Run;
 use super::images::{Images, SplitFeatures};
-use super::{Run, labels};
 use crate::error::LearnError;
 use crate::extract::Features;
 use crate::metrics::Metrics;
 use crate::model::run_compiled;
+use crate::predictions::{Prediction, Split, predictions};
 use crate::watch::stage;
+
+/// How a network did on some images: all together, and on each.
+pub(super) struct Judged {
+    pub metrics: Metrics,
+    pub predictions: Vec<Prediction>,
+}
+
+impl Judged {
+    /// Of logits, a row for each sample; nothing where there are none.
+    fn new<'a>(
+        logits: &[f32],
+        samples: impl Iterator<Item = &'a Sample> + Clone,
+        classes: &[String],
+        split: Split,
+    ) -> Option<Self> {
+        let labels: Vec<usize> = samples.clone().map(|s| s.label).collect();
+        let metrics = Metrics::from_logits(logits, &labels, classes)?;
+        Some(Self { metrics, predictions: predictions(logits, samples, classes.len(), split) })
+    }
+}
+
+/// Metrics of the validation and the test images, and the predictions for both.
+pub(super) fn parted(
+    judged: [Option<Judged>; 2],
+) -> (Option<Metrics>, Option<Metrics>, Vec<Prediction>) {
+    let mut all = Vec::new();
+    let [val, test] = judged.map(|judged| {
+        let Judged { metrics, predictions } = judged?;
+        all.extend(predictions);
+        Some(metrics)
+    });
+    (val, test, all)
+}
 
 impl Run<'_> {
     /// Metrics of a network whose head takes features that are there.
@@ -21,13 +55,13 @@ impl Run<'_> {
         network: &Network,
         features: &SplitFeatures,
         images: &Images,
-    ) -> (Option<Metrics>, Option<Metrics>) {
-        let judge = |from: usize, samples: &[Sample]| {
+    ) -> [Option<Judged>; 2] {
+        let judge = |from: usize, samples: &[Sample], split| {
             let rows = from..from + samples.len();
-            let labels = labels(samples);
-            judge_rows(network, &features.judged, rows, &labels, &self.dataset.classes)
+            let logits = logits_of_rows(network, &features.judged, rows);
+            Judged::new(&logits, samples.iter(), &self.dataset.classes, split)
         };
-        (judge(0, &images.val), judge(images.val.len(), &images.test))
+        [judge(0, &images.val, Split::Val), judge(images.val.len(), &images.test, Split::Test)]
     }
 
     /// Metrics of a network that computes as in training: what is frozen in the settings'
@@ -37,10 +71,10 @@ impl Run<'_> {
         network: &Network,
         preprocess: &Preprocess,
         samples: &[Sample],
-        what: &str,
-    ) -> Result<Option<Metrics>, LearnError> {
+        split: Split,
+    ) -> Result<Option<Judged>, LearnError> {
         let compiled = || Ok(network.compile_mixed(self.settings.precision));
-        self.judge_as(compiled, network, preprocess, samples, what, &self.dataset.classes)
+        self.judge_as(compiled, network, preprocess, samples, split, &self.dataset.classes)
     }
 
     pub(super) fn judge_as(
@@ -49,15 +83,15 @@ impl Run<'_> {
         network: &Network,
         preprocess: &Preprocess,
         samples: &[Sample],
-        what: &str,
+        split: Split,
         classes: &[String],
-    ) -> Result<Option<Metrics>, LearnError> {
+    ) -> Result<Option<Judged>, LearnError> {
         if samples.is_empty() {
             return Ok(None);
         }
         let compiled = compiled()?;
-        let (mut logits, mut labels) = (Vec::new(), Vec::new());
-        stage(self.watch, what, samples.len(), || {
+        let (mut logits, mut judged) = (Vec::new(), Vec::new());
+        stage(self.watch, split.to_string(), samples.len(), || {
             run_compiled(
                 &compiled,
                 network,
@@ -67,11 +101,11 @@ impl Run<'_> {
                 self.watch,
                 &mut |output| {
                     logits.extend(output.values);
-                    labels.push(samples[output.index].label);
+                    judged.push(&samples[output.index]);
                 },
             )
         })?;
-        Ok(Metrics::from_logits(&logits, &labels, classes))
+        Ok(Judged::new(&logits, judged.into_iter(), classes, split))
     }
 }
 
@@ -83,8 +117,13 @@ pub(super) fn judge_rows(
     labels: &[usize],
     classes: &[String],
 ) -> Option<Metrics> {
+    Metrics::from_logits(&logits_of_rows(network, features, images), labels, classes)
+}
+
+/// What a head makes of rows of features, `[n, classes]`.
+fn logits_of_rows(network: &Network, features: &Features, images: Range<usize>) -> Vec<f32> {
     if images.is_empty() {
-        return None;
+        return Vec::new();
     }
     let rows: Vec<f32> = images.clone().flat_map(|i| features.row(i, 0).to_vec()).collect();
     let data = TensorData::new(rows, [images.len(), features.dim]);
@@ -94,6 +133,5 @@ pub(super) fn judge_rows(
     let compiled = network
         .compile_between(&[name(graph.features())], &[name(graph.output())])
         .expect("names of this graph");
-    let logits = compiled.run_from(vec![rows]).remove(0).to_vec();
-    Metrics::from_logits(&logits, labels, classes)
+    compiled.run_from(vec![rows]).remove(0).to_vec()
 }

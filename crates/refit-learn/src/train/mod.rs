@@ -23,16 +23,18 @@ use serde::{Deserialize, Serialize};
 pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
-pub use folder::read_settings;
+pub use folder::{Record, read_settings};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;
 use crate::metrics::Metrics;
 use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
+use crate::predictions::{Prediction, Split, to_csv};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
-use folder::RunFolder;
+use folder::{PREDICTIONS, RunFolder};
 use images::Images;
+use judge::parted;
 use start::{Start, open_dataset, starting_point};
 
 /// How a run is carried out; nothing here changes its result.
@@ -74,7 +76,7 @@ pub struct Seconds {
 }
 
 /// What a run found: the content of `metrics.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// How the network was used.
     pub strategy: Strategy,
@@ -111,6 +113,8 @@ pub struct Outcome {
     pub report: Report,
     /// The epochs, where there were any.
     pub history: Vec<Epoch>,
+    /// What the model makes of each validation and test image.
+    pub predictions: Vec<Prediction>,
 }
 
 /// Carries out a run.
@@ -240,15 +244,15 @@ impl Run<'_> {
         let evaluation_began = Instant::now();
         let trained: usize = learned.network.trainable().map(|(_, p)| p.len()).sum();
         let parameters = [trained, learned.network.parameter_count()];
-        let (val, test) = match (strategy, &features) {
+        let (val, test, predictions) = parted(match (strategy, &features) {
             (Strategy::Features, Some(features)) => {
                 self.judge_on_features(&learned.network, features, &images)
             }
-            _ => (
-                self.judge(&learned.network, &start.preprocess, &images.val, "validation")?,
-                self.judge(&learned.network, &start.preprocess, &images.test, "test")?,
-            ),
-        };
+            _ => [
+                self.judge(&learned.network, &start.preprocess, &images.val, Split::Val)?,
+                self.judge(&learned.network, &start.preprocess, &images.test, Split::Test)?,
+            ],
+        });
         seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
         seconds.total = learned.seconds_before + self.started.elapsed().as_secs_f64();
         let card = self.card(start.preprocess, start.weights, &images, val.clone());
@@ -267,7 +271,7 @@ impl Run<'_> {
             best_epoch: learned.best_epoch,
         };
         let model = Model { network: learned.network, card };
-        Ok(Outcome { model, report, history: learned.history })
+        Ok(Outcome { model, report, history: learned.history, predictions })
     }
 
     /// The network with a head for the images' classes.
@@ -328,6 +332,8 @@ impl Run<'_> {
         let Some(folder) = &self.folder.0 else { return Ok(()) };
         self.write_log(&outcome.history)?;
         outcome.model.save(&folder.join("model.safetensors"))?;
+        let lines = to_csv(&outcome.predictions, &outcome.report.classes);
+        self.folder.write(PREDICTIONS, &lines)?;
         let json = serde_json::to_string_pretty(&outcome.report).expect("numbers serialize");
         self.folder.write("metrics.json", format!("{json}\n").as_bytes())
     }
