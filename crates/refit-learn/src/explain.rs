@@ -251,9 +251,76 @@ fn first_component(maps: &[f32], pixels: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use refit_net::zoo;
+    use refit_data::{Preprocess, Resize};
+    use refit_net::{Builder, Conv, Network, zoo};
 
     use super::*;
+    use crate::model::Card;
+
+    /// Tells images that are red from those that are blue, by the mean of the channels.
+    fn red_or_blue() -> Model {
+        let (mut g, x) = Builder::new("rgb", Shape::map(3, 8, 8));
+        let y = g.conv("mix", x, Conv::k1(3));
+        let y = g.relu("relu", y);
+        let y = g.global_avg_pool("pool", y);
+        let y = g.linear("fc", y, 2);
+        let mut network = Network::initialize(g.finish(y, "fc").unwrap(), 1, &Default::default());
+        network.update("mix.weight", |w| {
+            w.copy_from_slice(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        });
+        network.update("fc.weight", |w| w.copy_from_slice(&[1.0, 0.0, -1.0, -1.0, 0.0, 1.0]));
+        let lite = zoo::find("efficientnet_lite0").unwrap();
+        let card = Model::random(lite, 0, &Default::default()).card;
+        let preprocess = Preprocess {
+            size: 8,
+            resize: Resize::Squash,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..card.preprocess
+        };
+        let classes = vec!["red".to_owned(), "blue".to_owned()];
+        Model { network, card: Card { preprocess, classes, ..card } }
+    }
+
+    #[test]
+    fn a_class_is_seen_where_it_is() {
+        let model = red_or_blue();
+        let half = |i: u32| if i % 8 < 4 { [200, 0, 0] } else { [0, 0, 100] };
+        let image = RgbImage::new(8, 8, (0..64).flat_map(half).collect());
+        let explainer = Explainer::new(&model, None, Method::GradCam).unwrap();
+        assert_eq!(explainer.layer(), "relu");
+        let red = explainer.explain_square(&image, None);
+        assert_eq!(red.class, 0);
+        assert_eq!((red.map.at(0.2, 0.5), red.map.at(0.8, 0.5)), (1.0, 0.0));
+        let blue = explainer.explain_square(&image, model.class("blue").ok());
+        assert_eq!((blue.map.at(0.2, 0.5), blue.map.at(0.8, 0.5)), (0.0, 1.0));
+        assert!((red.probability + blue.probability - 1.0).abs() < 1e-6);
+        // What stands out is the stronger half, whatever the class.
+        let eigen = Explainer::new(&model, Some("relu"), Method::EigenCam).unwrap();
+        let map = eigen.explain_square(&image, Some(1)).map;
+        assert!(map.at(0.2, 0.5) > 0.99 && map.at(0.8, 0.5) < 0.01, "{map:?}");
+        let pool = Explainer::new(&model, Some("pool"), Method::GradCam).unwrap_err();
+        assert!(pool.to_string().starts_with("layer `pool` of `rgb` gives 3, and"), "{pool}");
+        assert!(model.class("green").unwrap_err().to_string().contains("`green`"));
+    }
+
+    /// Without batch norms, with classifiers half-way, with gates, on one channel.
+    #[test]
+    fn networks_of_every_kind_are_explained() {
+        for name in ["lenet5", "squeezenet1_1", "googlenet", "mobilenet_v3_small"] {
+            let architecture = zoo::find(name).unwrap();
+            let model = Model::random(architecture, 1, &Default::default()).for_rgb().unwrap();
+            let side = model.card.preprocess.size as u32;
+            let noise = (0..3 * side * side).map(|i| (i * 7919 % 251) as u8);
+            let image = RgbImage::new(side, side, noise.collect());
+            for method in [Method::GradCam, Method::EigenCam] {
+                let explainer = Explainer::new(&model, None, method).unwrap();
+                let found = explainer.explain_square(&image, Some(3));
+                assert!((0.0..=1.0).contains(&found.probability), "{name}");
+                assert!(found.map.width >= 5 && found.map.height >= 5, "{name}");
+            }
+        }
+    }
 
     #[test]
     fn heat_maps_are_scaled_and_smooth() {

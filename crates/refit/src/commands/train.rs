@@ -421,7 +421,7 @@ impl Train {
 
 /// The run is done and safe: a report that cannot be made does not undo it.
 fn write_report(outcome: &Outcome, folder: &Path, progress: &Progress) {
-    match progress.stage("report", 0, || report::of_outcome(folder, &outcome.model)) {
+    match report::of_outcome(folder, &outcome.model) {
         Ok(file) => progress.say(&format!("report: {}", file.display())),
         Err(failure) => progress.say(&format!("warning: no report: {failure}")),
     }

@@ -8,7 +8,7 @@ use refit::Model;
 use refit::data::{DecodeOptions, RgbImage, decode_file_in};
 use refit::learn::{Explainer, Method, Prediction};
 
-use super::picture::{pair, scale};
+use super::picture::{centre, heated, plain, scale};
 use super::{Run, images_of, part};
 use crate::output::percent;
 
@@ -23,7 +23,7 @@ pub fn section(run: &Run) -> Option<Markup> {
     let mistakes = judged.iter().filter(|p| !p.is_right()).count();
     let gallery = Gallery::new(run);
     let shows = html! {
-        @if let Some(layer) = gallery.layer() {
+        @if let Some(layer) = gallery.explainer.as_ref().map(Explainer::layer) {
             div.scale {
                 span { "less" } i style={ "background:" (scale()) } {} span { "more of what speaks for the class, at " code { (layer) } }
             }
@@ -31,6 +31,7 @@ pub fn section(run: &Run) -> Option<Markup> {
         div {
             h3 { @match (mistakes, wrong.len()) {
                 (0, _) => "No mistakes",
+                (1, _) => "The one mistake",
                 (n, shown) if n > shown => { "Mistakes, the most confident " (shown) " of " (n) },
                 (n, _) => { "Mistakes, all " (n) ", the most confident first" },
             } }
@@ -64,21 +65,19 @@ fn chosen<'a>(judged: &[&'a Prediction]) -> (Vec<&'a Prediction>, Vec<&'a Predic
 /// Shows cases as far as images and model are there.
 struct Gallery<'a> {
     classes: &'a [String],
-    explainer: Option<(&'a Model, Explainer<'a>)>,
+    model: Option<&'a Model>,
+    explainer: Option<Explainer<'a>>,
 }
 
 impl<'a> Gallery<'a> {
     fn new(run: &Run<'a>) -> Self {
-        let classes = run.record.report.classes.as_slice();
         // A network without maps is shown without heat.
-        let explainer = run
-            .model
-            .and_then(|model| Some((model, Explainer::new(model, None, Method::GradCam).ok()?)));
-        Self { classes, explainer }
-    }
-
-    fn layer(&self) -> Option<&str> {
-        self.explainer.as_ref().map(|(_, explainer)| explainer.layer())
+        let explain = |model| Explainer::new(model, None, Method::GradCam).ok();
+        Self {
+            classes: &run.record.report.classes,
+            model: run.model,
+            explainer: run.model.and_then(explain),
+        }
     }
 
     fn cases(&self, cases: &[&Prediction]) -> Markup {
@@ -91,33 +90,37 @@ impl<'a> Gallery<'a> {
         }
     }
 
-    /// What the network sees of a file.
+    /// What the network sees of a file; its centre where the model is gone.
     fn square(&self, path: &Path) -> Option<RgbImage> {
-        let (model, _) = self.explainer.as_ref()?;
-        let preprocess = &model.card.preprocess;
+        let preprocess = self.model.map_or_else(centre, |model| model.card.preprocess);
         let image = decode_file_in(path, &DecodeOptions::default(), preprocess.detail()).ok()?;
         Some(preprocess.square(&image))
     }
 
     fn case(&self, case: &Prediction, image: Option<&RgbImage>) -> Markup {
         let [label, predicted] = [case.label, case.predicted].map(|c| self.classes[c].as_str());
-        let pictures = image.zip(self.explainer.as_ref()).map(|(image, (_, explainer))| {
-            pair(image, &explainer.explain_square(image, Some(case.predicted)).map)
-        });
+        let explain = |explainer: &Explainer, image: &RgbImage| {
+            heated(image, &explainer.explain_square(image, Some(case.predicted)).map)
+        };
+        let heat = image.zip(self.explainer.as_ref()).map(|(image, e)| explain(e, image));
         html! {
             figure {
-                div.pair { @match pictures {
-                    Some([plain, hot]) => {
-                        img src=(plain) alt={ "an image of class " (label) } width="176" height="176" loading="lazy";
-                        img src=(hot) alt={ "the same, under what speaks for " (predicted) } width="176" height="176" loading="lazy";
-                    },
-                    None => div.gone { "the image is gone" },
-                } }
+                div.pair {
+                    @if let Some(image) = image {
+                        (picture(&plain(image), &format!("an image of class {label}")))
+                    } @else {
+                        div.gone { "the image is gone" }
+                    }
+                    @if let Some(heat) = heat {
+                        (picture(&heat, &format!("the same, under what speaks for {predicted}")))
+                    }
+                }
                 figcaption {
                     @if case.is_right() {
                         b { (label) } ", rightly, at " (percent(case.probability.into()))
                     } @else {
-                        b { (label) } " taken for " b { (predicted) } " at " (percent(case.probability.into()))
+                        b { (label) } " taken for " b { (predicted) } " at "
+                        (percent(case.probability.into()))
                         span.soft { " (" (label) ": " (percent(case.label_probability.into())) ")" }
                     }
                     span.path title=(case.path.display()) { bdi { (case.path.display()) } }
@@ -125,6 +128,10 @@ impl<'a> Gallery<'a> {
             }
         }
     }
+}
+
+fn picture(uri: &str, says: &str) -> Markup {
+    html! { img src=(uri) alt=(says) width="176" height="176" loading="lazy"; }
 }
 
 #[cfg(test)]

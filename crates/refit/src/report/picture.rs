@@ -25,15 +25,28 @@ pub fn thumbnail(path: &Path) -> Option<String> {
     Some(uri(&resized(&image, SMALL, Resize::ShorterSide { to: SMALL })))
 }
 
-/// A square image, and the same under a heat map, as data URIs.
-pub fn pair(square: &RgbImage, map: &HeatMap) -> [String; 2] {
-    let small = resized(square, LARGE, Resize::Squash);
-    [uri(&small), uri(&over(&small, map))]
+/// A square image as a data URI.
+pub fn plain(square: &RgbImage) -> String {
+    uri(&resized(square, LARGE, Resize::Squash))
+}
+
+/// The same under a heat map.
+pub fn heated(square: &RgbImage, map: &HeatMap) -> String {
+    uri(&over(&resized(square, LARGE, Resize::Squash), map))
+}
+
+/// The centre of an image, for those who know no network's preprocessing.
+pub fn centre() -> Preprocess {
+    preprocess(LARGE, Resize::ShorterSide { to: LARGE })
 }
 
 fn resized(image: &RgbImage, size: usize, resize: Resize) -> RgbImage {
+    preprocess(size, resize).square(image)
+}
+
+fn preprocess(size: usize, resize: Resize) -> Preprocess {
     let interpolation = Interpolation::Bicubic;
-    Preprocess { size, resize, interpolation, mean: [0.0; 3], std: [1.0; 3] }.square(image)
+    Preprocess { size, resize, interpolation, mean: [0.0; 3], std: [1.0; 3] }
 }
 
 /// A heat map over an image, in colours whose lightness rises evenly with the value (`inferno`: Smith
