@@ -20,7 +20,7 @@ pub enum Strictness {
 }
 
 /// An image that was left out.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Skipped {
     /// The file; a name that is not Unicode is written with replacement characters.
     #[serde(serialize_with = "lossy")]

@@ -7,7 +7,7 @@ use refit_net::model_file::ModelFileError;
 use refit_net::state_dict::StateDictError;
 use refit_net::zoo::ZooError;
 use refit_net::{
-    EditError, GraphError, LoadError, Precision, RecognizeError, UnsupportedPrecision,
+    EditError, GraphError, LoadError, Precision, RecognizeError, Shape, UnsupportedPrecision,
 };
 
 use crate::logistic::LogisticError;
@@ -83,6 +83,38 @@ pub enum LearnError {
         path: PathBuf,
         /// What is missing or damaged.
         reason: String,
+    },
+    /// A run that has not ended.
+    #[error("the run in `{}` has not ended", path.display())]
+    Unfinished {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A class asked for that the model does not know.
+    #[error("the model knows no class `{class}`")]
+    NoSuchClass {
+        /// The class.
+        class: String,
+        /// What it knows.
+        known: Vec<String>,
+    },
+    /// A layer, whose map was asked for, that gives none.
+    #[error(
+        "layer `{layer}` of `{net}` gives {shape}, and a heat map takes a map of several pixels"
+    )]
+    NoMap {
+        /// The network.
+        net: String,
+        /// The layer.
+        layer: String,
+        /// What it gives.
+        shape: Shape,
+    },
+    /// A network without any such layer.
+    #[error("`{net}` has no layer that gives a map of several pixels")]
+    NoMaps {
+        /// The network.
+        net: String,
     },
     /// No images to judge by.
     #[error("`{}` has no validation or test images to judge by", path.display())]
@@ -207,6 +239,15 @@ impl Hint for LearnError {
                 path.display()
             ),
             Self::NoRun { .. } => "give the folder that `refit train` wrote".into(),
+            Self::Unfinished { path } => {
+                format!("go on with it: `refit train --resume {}`", path.display())
+            }
+            Self::NoSuchClass { known, .. } => format!("it knows {}", list(known)),
+            Self::NoMap { net, .. } => format!(
+                "name a layer before the last pooling, or leave the layer out; \
+                 `refit layers {net}` lists all"
+            ),
+            Self::NoMaps { .. } => "use a convolutional network".into(),
             Self::NothingToJudgeBy { .. } => {
                 "let some be kept apart with --val-fraction F, or give some with --val DIR".into()
             }

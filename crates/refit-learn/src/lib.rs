@@ -8,6 +8,7 @@ mod auc;
 pub mod calibrate;
 mod error;
 mod evaluate;
+pub mod explain;
 mod extract;
 mod fit;
 pub mod logistic;
@@ -15,6 +16,7 @@ mod loss;
 pub mod metrics;
 mod model;
 mod optimizer;
+mod predictions;
 mod pulled;
 mod sampling;
 mod schedule;
@@ -31,6 +33,7 @@ mod weights;
 pub use auc::macro_auc;
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
+pub use explain::{Explainer, Explanation, HeatMap, Method};
 pub use extract::{ExtractOptions, Features, extract};
 pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
 pub use loss::{Targets, balanced_weights};
@@ -38,6 +41,7 @@ pub use model::{
     Card, DataSummary, Model, Output, Prediction, Provenance, RunOptions, preprocess_for,
 };
 pub use optimizer::{Optimizer, OptimizerState, clip_norm};
+pub use predictions::{Judgement, Split};
 pub use pulled::{PulledFolder, PulledFrom};
 pub use schedule::{Pace, Schedule};
 pub use select::Select;
@@ -45,8 +49,9 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Preview, Report, RunContext,
-    Seconds, Trial, UnknownReport, advise, auto, compare, mcnemar, preview, read_settings, train,
+    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Preview, Record, Report,
+    RunContext, Seconds, Trial, UnknownReport, advise, auto, compare, mcnemar, preview,
+    read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

@@ -369,6 +369,18 @@ impl Model {
         }
     }
 
+    /// The number of a class by its name.
+    ///
+    /// # Errors
+    /// If the model does not know it.
+    pub fn class(&self, name: &str) -> Result<usize, LearnError> {
+        let classes = &self.card.classes;
+        classes.iter().position(|class| class == name).ok_or_else(|| LearnError::NoSuchClass {
+            class: name.to_owned(),
+            known: classes.clone(),
+        })
+    }
+
     /// Calibrated probabilities from logits, `[n, classes]`.
     pub fn probabilities(&self, logits: &[f32]) -> Vec<f32> {
         let scaled = scaled(logits, f64::from(self.card.temperature));

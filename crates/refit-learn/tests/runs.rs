@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_data::Augment;
 use refit_learn::{
-    Card, ClassBalance, Event, Hint, LearnError, Mirror, Model, Outcome, RunContext, RunOptions,
-    ScheduleKind, Select, Settings, Strategy, Watch, advise, auto, read_settings, train,
+    Card, ClassBalance, Event, Hint, LearnError, Mirror, Model, Outcome, Record, RunContext,
+    RunOptions, ScheduleKind, Select, Settings, Strategy, Watch, advise, auto, read_settings,
+    train,
 };
 use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
@@ -83,6 +84,31 @@ impl Log {
             matches!(event, Event::Note(text) | Event::Warning(text) if text.contains(part))
         })
     }
+}
+
+/// What a run leaves tells it again.
+#[test]
+fn a_runs_folder_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, folder) = (dir.path().join("data"), dir.path().join("run"));
+    pictures(&data, &[6, 6, 6]);
+    fs::write(data.join("red/broken.bmp"), "nothing").unwrap();
+    let settings = small(&data, Strategy::Features);
+    let no_run = Record::read(&folder).unwrap_err();
+    assert!(matches!(no_run, LearnError::NoRun { .. }), "{no_run}");
+    let Outcome { report, predictions, .. } =
+        train(&settings, &context(Some(folder.clone())), &()).unwrap();
+    let record = Record::read(&folder).unwrap();
+    assert_eq!((&record.settings, &record.report), (&settings, &report));
+    assert_eq!(record.predictions.as_ref(), Some(&predictions));
+    assert_eq!(predictions.len() as u64, report.val.unwrap().samples);
+    assert_eq!(record.fingerprint.len(), 64);
+    assert!(record.history.is_empty() && record.choice.is_none());
+    // Images that could not be read are listed still.
+    assert_eq!(record.dataset().unwrap().samples().count(), 19);
+    fs::remove_file(folder.join("metrics.json")).unwrap();
+    let unfinished = Record::read(&folder).unwrap_err();
+    assert!(unfinished.hint().unwrap().contains("refit train --resume"), "{unfinished}");
 }
 
 /// A model of a network that is not in the zoo.

@@ -150,8 +150,7 @@ impl Training {
             Value::Vector(x) => Value::Vector(x.autodiff()),
         });
         let mut values = Values::new(self.boundary.iter().copied().zip(lifted));
-        let mut recorder =
-            Recorder { net, options, leaves: BTreeMap::new(), statistics: Vec::new() };
+        let mut recorder = Recorder::new(net, options);
         for step in &self.plan.steps {
             let value = recorder.run(step, &values);
             values.finish(step, value);
@@ -245,15 +244,21 @@ impl Pass {
 }
 
 /// Runs steps while collecting the leaves of the gradient and the batch's statistics.
-struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     net: &'a Network,
     options: TrainingOptions,
     leaves: BTreeMap<String, Tensor<1>>,
     statistics: Vec<(NodeId, Tensor<1>, Tensor<1>)>,
 }
 
+impl<'a> Recorder<'a> {
+    pub(crate) fn new(net: &'a Network, options: TrainingOptions) -> Self {
+        Self { net, options, leaves: BTreeMap::new(), statistics: Vec::new() }
+    }
+}
+
 impl Recorder<'_> {
-    fn run(&mut self, step: &Step, values: &Values) -> Value {
+    pub(crate) fn run(&mut self, step: &Step, values: &Values) -> Value {
         let node = &self.net.graph.nodes()[step.main];
         let x = values.get(node.inputs[0]);
         let activation = step.activation;

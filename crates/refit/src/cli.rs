@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    advise, augment, bench, compare, edit, embed, evaluate, export, import, info, layers, models,
-    predict, pull, run, train,
+    advise, augment, bench, compare, edit, embed, evaluate, explain, export, import, info, layers,
+    models, predict, pull, report, run, train,
 };
 use crate::machine::Machine;
 
@@ -45,6 +45,8 @@ pub enum Command {
     Compare(compare::Compare),
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),
+    Explain(explain::Explain),
+    Report(report::Report),
     Embed(embed::Embed),
     Run(run::Run),
     Export(export::Export),

@@ -89,6 +89,17 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(error) => error.fmt(f),
+            Self::Mistake(mistake) => mistake.fmt(f),
+            Self::Interrupted(_) => f.write_str("stopped"),
+            Self::BrokenPipe => f.write_str("nobody reads the output"),
+        }
+    }
+}
+
 impl Cause {
     /// The chain below an error, without what the message above tells already.
     fn of(error: Option<&dyn Error>, above: &str) -> Option<Self> {

@@ -15,6 +15,7 @@ mod model_arg;
 mod output;
 mod progress;
 mod recipe;
+mod report;
 
 use std::process::ExitCode;
 

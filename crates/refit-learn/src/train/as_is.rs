@@ -73,7 +73,7 @@ impl Run<'_> {
             best_epoch: None,
         };
         let model = Model { network: start.network, card };
-        Ok(Outcome { model, report, history: vec![] })
+        Ok(Outcome { model, report, history: vec![], predictions: trust.predictions })
     }
 }
 

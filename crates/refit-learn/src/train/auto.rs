@@ -6,7 +6,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use refit_data::{Dataset, Sample, stratified_split};
 use refit_net::{Network, Precision};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::advise::share_above;
 use super::folder::RunFolder;
@@ -32,12 +32,14 @@ const MOST: usize = 2000;
 const WORK: f64 = 2e13;
 
 /// How a strategy did in a trial.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// What was tried.
     pub candidate: Candidate,
     /// The mean log loss on the images held out, at the best temperature: what trials are compared
-    /// by, since on few images it tells more than the accuracy.
+    /// by, since on few images it tells more than the accuracy; infinite (`null` in JSON) where the
+    /// loss diverged.
+    #[serde(deserialize_with = "infinite")]
     pub loss: f64,
     /// The accuracy on them, `[0, 1]`.
     pub top1: f64,
@@ -49,8 +51,13 @@ pub struct Trial {
     pub seconds: f64,
 }
 
+/// JSON knows no infinity: it is written as `null`.
+fn infinite<'de, D: serde::Deserializer<'de>>(loss: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(loss)?.unwrap_or(f64::INFINITY))
+}
+
 /// Why a run does what it does: the content of `advice.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// What was measured before.
     pub advice: Advice,

@@ -1,15 +1,26 @@
 //! The folder of a run.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::RunContext;
+use refit_data::Dataset;
+
 use super::images::Images;
+use super::start::source_options;
+use super::{Choice, Report, RunContext};
 use crate::error::LearnError;
-use crate::fit::checkpoint_file;
+use crate::fit::{Epoch, checkpoint_file};
+use crate::predictions::{Judgement, from_csv};
 use crate::settings::Settings;
 
 const SETTINGS: &str = "settings.toml";
+const DATA: &str = "data.txt";
+const LOG: &str = "log.jsonl";
+const METRICS: &str = "metrics.json";
+const ADVICE: &str = "advice.json";
+const MODEL: &str = "model.safetensors";
+pub(super) const PREDICTIONS: &str = "predictions.csv";
 
 /// The folder of a run and its files.
 pub(super) struct RunFolder(pub Option<PathBuf>);
@@ -35,7 +46,7 @@ impl RunFolder {
         let (Some(folder), Some(checkpoints)) = (&self.0, self.checkpoints()) else {
             return Ok(());
         };
-        let data = folder.join("data.txt");
+        let data = folder.join(DATA);
         let fingerprint = format!("{}\n", images.fingerprint);
         if resume && fs::read_to_string(&data).is_ok_and(|before| before != fingerprint) {
             return Err(LearnError::DataChanged { path: settings.data.clone() });
@@ -46,7 +57,7 @@ impl RunFolder {
             source,
         })?;
         if resume {
-            let files = [SETTINGS, "data.txt", "log.jsonl", "metrics.json", "model.safetensors"];
+            let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS];
             let files = files.map(|name| folder.join(name)).into_iter();
             for file in files.chain([checkpoint_file(&checkpoints)]) {
                 // What a killed writer left is of no use, but does no harm either.
@@ -87,4 +98,79 @@ pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
     let no_run = |reason: String| LearnError::NoRun { path: folder.to_owned(), reason };
     let text = fs::read_to_string(&path).map_err(|e| no_run(format!("settings.toml: {e}")))?;
     toml::from_str(&text).map_err(|e| no_run(format!("settings.toml: {e}")))
+}
+
+/// A finished run as its folder tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What was asked for.
+    pub settings: Settings,
+    /// What was found.
+    pub report: Report,
+    /// BLAKE3 over the images' contents, classes and splits, in hexadecimal.
+    pub fingerprint: String,
+    /// The epochs, where there were any.
+    pub history: Vec<Epoch>,
+    /// Why it did what it did, where advice was asked for.
+    pub choice: Option<Choice>,
+    /// What the model made of each validation and test image; none where the run was made by a refit
+    /// that did not keep it.
+    pub predictions: Option<Vec<Judgement>>,
+    /// Bytes of the model file; none where it is gone.
+    pub model_bytes: Option<u64>,
+}
+
+impl Record {
+    /// Reads the folder of a finished run; images and model are not needed.
+    ///
+    /// # Errors
+    /// If it holds no run, or one that has not ended, or a file of it is damaged.
+    pub fn read(folder: &Path) -> Result<Self, LearnError> {
+        let settings = read_settings(folder)?;
+        let damaged = |name: &str, reason: String| LearnError::NoRun {
+            path: folder.to_owned(),
+            reason: format!("{name}: {reason}"),
+        };
+        let text = |name: &str| match fs::read_to_string(folder.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(damaged(name, e.to_string())),
+        };
+        let Some(metrics) = text(METRICS)? else {
+            return Err(LearnError::Unfinished { path: folder.to_owned() });
+        };
+        let report: Report =
+            serde_json::from_str(&metrics).map_err(|e| damaged(METRICS, e.to_string()))?;
+        let log = text(LOG)?.unwrap_or_default();
+        let history = log.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        let choice = text(ADVICE)?.map(|advice| serde_json::from_str(&advice)).transpose();
+        let predictions =
+            text(PREDICTIONS)?.map(|lines| from_csv(lines.as_bytes(), &report.classes)).transpose();
+        Ok(Self {
+            folder: folder.to_owned(),
+            settings,
+            fingerprint: text(DATA)?.unwrap_or_default().trim().to_owned(),
+            history: history.map_err(|e| damaged(LOG, e.to_string()))?,
+            choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
+            predictions: predictions.map_err(|e| damaged(PREDICTIONS, e))?,
+            model_bytes: fs::metadata(folder.join(MODEL)).ok().map(|m| m.len()),
+            report,
+        })
+    }
+
+    /// Where the model is, if it is still there.
+    pub fn model_file(&self) -> PathBuf {
+        self.folder.join(MODEL)
+    }
+
+    /// The images as the run listed them, if they still lie where they lay. Nothing is decoded, and
+    /// what the run could not read is among them.
+    ///
+    /// # Errors
+    /// If they do not.
+    pub fn dataset(&self) -> Result<Dataset, LearnError> {
+        Ok(Dataset::open(&self.settings.data, &source_options(&self.settings))?)
+    }
 }

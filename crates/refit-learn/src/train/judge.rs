@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use refit_data::{Preprocess, Sample};
 use refit_net::{Compiled, Network, Value};
 
-use super::Run;
+use super::{Run, labels};
 use crate::error::LearnError;
 use crate::extract::Features;
 use crate::metrics::Metrics;
@@ -22,6 +22,8 @@ pub(super) struct Judged {
     pub logits: Vec<f32>,
     /// `[n]`.
     pub labels: Vec<usize>,
+    /// `[n]`.
+    pub samples: Vec<Sample>,
 }
 
 impl Run<'_> {
@@ -62,7 +64,9 @@ impl Run<'_> {
                 let (features, logits) = output.values.split_at(dim);
                 judged.features.extend_from_slice(features);
                 judged.logits.extend_from_slice(logits);
-                judged.labels.push(samples[output.index].label);
+                let sample = samples[output.index].clone();
+                judged.labels.push(sample.label);
+                judged.samples.push(sample);
             };
             run_compiled(&compiled, network, preprocess, samples, &options, self.watch, each)
         })?;
@@ -78,8 +82,8 @@ pub(super) fn judge_rows(
     labels: &[usize],
     classes: &[String],
 ) -> Option<Metrics> {
-    let judged = judged_rows(network, features, images, labels);
-    Metrics::from_logits(&judged.logits, &judged.labels, classes)
+    let (_, logits) = run_head(network, features, images);
+    Metrics::from_logits(&logits, labels, classes)
 }
 
 /// What a head makes of rows of features that are there.
@@ -87,10 +91,16 @@ pub(super) fn judged_rows(
     network: &Network,
     features: &Features,
     images: Range<usize>,
-    labels: &[usize],
+    samples: &[Sample],
 ) -> Judged {
+    let (features, logits) = run_head(network, features, images);
+    Judged { features, logits, labels: labels(samples), samples: samples.to_vec() }
+}
+
+/// The rows of some images, `[n, dim]`, and a head's logits for them, `[n, classes]`.
+fn run_head(network: &Network, features: &Features, images: Range<usize>) -> (Vec<f32>, Vec<f32>) {
     if images.is_empty() {
-        return Judged::default();
+        return (Vec::new(), Vec::new());
     }
     let rows: Vec<f32> = images.clone().flat_map(|i| features.row(i, 0).to_vec()).collect();
     let data = TensorData::new(rows.clone(), [images.len(), features.dim]);
@@ -101,5 +111,5 @@ pub(super) fn judged_rows(
         .compile_between(&[name(graph.features())], &[name(graph.output())])
         .expect("names of this graph");
     let logits = compiled.run_from(vec![input]).remove(0).to_vec();
-    Judged { features: rows, logits, labels: labels.to_vec() }
+    (rows, logits)
 }

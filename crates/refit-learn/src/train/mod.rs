@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
-pub use folder::read_settings;
+pub use folder::{Record, read_settings};
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
 
@@ -35,9 +35,10 @@ use crate::error::LearnError;
 use crate::fit::Epoch;
 use crate::metrics::Metrics;
 use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
+use crate::predictions::{Judgement, to_csv};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
-use folder::RunFolder;
+use folder::{PREDICTIONS, RunFolder};
 use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
 use trust::Trust;
@@ -86,7 +87,7 @@ pub struct Seconds {
 }
 
 /// What a run found: the content of `metrics.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// How the network was used.
     pub strategy: Strategy,
@@ -128,6 +129,8 @@ pub struct Outcome {
     pub report: Report,
     /// The epochs, where there were any.
     pub history: Vec<Epoch>,
+    /// What the model makes of each validation and test image.
+    pub predictions: Vec<Judgement>,
 }
 
 /// Carries out a run.
@@ -310,7 +313,7 @@ impl Run<'_> {
             best_epoch: learned.best_epoch,
         };
         let model = Model { network: learned.network, card };
-        Ok(Outcome { model, report, history: learned.history })
+        Ok(Outcome { model, report, history: learned.history, predictions: trust.predictions })
     }
 
     /// The network with a head for the images' classes.
@@ -372,6 +375,8 @@ impl Run<'_> {
         let Some(folder) = &self.folder.0 else { return Ok(()) };
         self.write_log(&outcome.history)?;
         outcome.model.save(&folder.join("model.safetensors"))?;
+        let lines = to_csv(&outcome.predictions, &outcome.report.classes);
+        self.folder.write(PREDICTIONS, &lines)?;
         let json = serde_json::to_string_pretty(&outcome.report).expect("numbers serialize");
         self.folder.write("metrics.json", format!("{json}\n").as_bytes())
     }

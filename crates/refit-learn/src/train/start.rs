@@ -15,14 +15,18 @@ use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use crate::weights::{self, Weighted};
 
-pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, LearnError> {
-    let options = SourceOptions {
+/// How a run's images are listed.
+pub(super) fn source_options(settings: &Settings) -> SourceOptions {
+    SourceOptions {
         val: settings.val.clone(),
         val_fraction: settings.val_fraction,
         seed: settings.seed,
         one_class: false,
-    };
-    let dataset = Dataset::open(&settings.data, &options)?;
+    }
+}
+
+pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, LearnError> {
+    let dataset = Dataset::open(&settings.data, &source_options(settings))?;
     dataset.notes.iter().for_each(|note| watch.event(Event::Note(note.clone())));
     let (train, val, test) = (dataset.train.len(), dataset.val.len(), dataset.test.len());
     let classes = dataset.classes.len();

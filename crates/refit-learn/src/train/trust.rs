@@ -11,6 +11,7 @@ use crate::calibrate::{ENOUGH, careful_temperature, cross_fitted, scaled};
 use crate::error::LearnError;
 use crate::logistic::LogisticRegression;
 use crate::metrics::{Metrics, arg_max};
+use crate::predictions::{Judgement, Split, judgements};
 use crate::unknown::{Abstention, Distance, MOST_HELD_OUT, SHARE, Unknown, abstention};
 use crate::watch::{Event, Watch};
 
@@ -69,6 +70,7 @@ pub(super) struct Trust {
     pub test: Option<Metrics>,
     pub calibration: Calibration,
     pub unknown: Option<Unknown>,
+    pub predictions: Vec<Judgement>,
     pub report: Option<UnknownReport>,
 }
 
@@ -96,7 +98,7 @@ impl Run<'_> {
     ) -> Trust {
         let judge = |from: usize, samples: &[Sample]| {
             let rows = from..from + samples.len();
-            judged_rows(&learned.network, &features.judged, rows, &labels(samples))
+            judged_rows(&learned.network, &features.judged, rows, samples)
         };
         let (val, test) = (judge(0, &images.val), judge(images.val.len(), &images.test));
         let learned_from = &features.learned;
@@ -175,9 +177,13 @@ impl Run<'_> {
             _ => heated(val),
         };
         let (val_metrics, test_metrics) = (metrics(val, &val_logits), metrics(test, &heated(test)));
+        let parts = [(val, Split::Val), (test, Split::Test)];
+        let of =
+            |(judged, split): (&Judged, _)| judgements(&heated(judged), &judged.samples, k, split);
+        let predictions = parts.into_iter().flat_map(of).collect();
         let known = familiar.and_then(|f| f.judge(val, test, fitted_on));
         let (unknown, report) = known.unzip();
-        Trust { val: val_metrics, test: test_metrics, calibration, unknown, report }
+        Trust { val: val_metrics, test: test_metrics, calibration, unknown, predictions, report }
     }
 
     /// What heads that learned from the others say of training images, and how far those are from the

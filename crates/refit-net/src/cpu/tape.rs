@@ -275,9 +275,32 @@ pub(crate) fn record(
     halfway: &[NodeId],
     options: TrainingOptions,
 ) -> Recorded {
+    record_as(net, plan, boundary, halfway, None, options)
+}
+
+/// The same to the network's output alone, recording what the gradient of `watched`, a layer of the
+/// boundary, needs.
+pub(crate) fn record_watching(
+    net: &Network,
+    plan: &Plan,
+    boundary: impl IntoIterator<Item = (NodeId, Value)>,
+    watched: NodeId,
+    options: TrainingOptions,
+) -> Recorded {
+    record_as(net, plan, boundary, &[], Some(watched), options)
+}
+
+fn record_as(
+    net: &Network,
+    plan: &Plan,
+    boundary: impl IntoIterator<Item = (NodeId, Value)>,
+    halfway: &[NodeId],
+    watched: Option<NodeId>,
+    options: TrainingOptions,
+) -> Recorded {
     let given = boundary.into_iter().map(|(id, value)| (id, Source::plain(Map::from(value))));
     let sources: BTreeMap<NodeId, Source> = given.collect();
-    let tracked = sources.keys().map(|&id| (id, false)).collect();
+    let tracked = sources.keys().map(|&id| (id, watched == Some(id))).collect();
     let mut recorder = Recorder {
         net,
         options,
@@ -696,12 +719,26 @@ impl Tape {
         given: &[Option<Floats>],
         device: &Device,
     ) -> BTreeMap<String, Tensor<1>> {
+        let given = given.iter().map(|g| g.as_ref().map(|g| Buffer::from_slice(g)));
+        let learned = self.back(given).learned;
+        learned.into_iter().map(|(name, values)| (name, tensor(values, device))).collect()
+    }
+
+    /// The gradient of a watched layer's `len` values, from that of the network's output.
+    pub(crate) fn gradient_at(self, watched: NodeId, given: &[f32], len: usize) -> Buffer {
+        let mut back = self.back([Some(Buffer::from_slice(given))]);
+        let found = back.gradients.remove(&watched);
+        found.map_or_else(|| Buffer::zeros(len), |gradient| gradient.values)
+    }
+
+    /// All the way back, from the gradients of the outputs.
+    fn back(self, given: impl IntoIterator<Item = Option<Buffer>>) -> WayBack {
         let Self { records, outputs, tracked } = self;
         let (gradients, learned) = (BTreeMap::new(), BTreeMap::new());
         let mut back = WayBack { gradients, learned, tracked, owed: 0 };
         for (id, gradient) in outputs.into_iter().zip(given) {
             if let Some(gradient) = gradient {
-                back.give(id, Buffer::from_slice(gradient));
+                back.give(id, gradient);
             }
         }
         kernels::together(|| {
@@ -710,7 +747,7 @@ impl Tape {
                 timed(&layers, Phase::Backward, || back.step(record));
             }
         });
-        back.learned.into_iter().map(|(name, values)| (name, tensor(values, device))).collect()
+        back
     }
 }
 

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod edit;
 pub mod embed;
 pub mod evaluate;
+pub mod explain;
 pub mod export;
 pub mod import;
 pub mod info;
@@ -14,6 +15,7 @@ pub mod layers;
 pub mod models;
 pub mod predict;
 pub mod pull;
+pub mod report;
 pub mod run;
 pub mod train;
 
@@ -30,6 +32,8 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),
         Command::Evaluate(evaluate) => evaluate.run(machine),
+        Command::Explain(explain) => explain.run(machine),
+        Command::Report(report) => report.run(machine),
         Command::Embed(embed) => embed.run(machine),
         Command::Run(run) => run.run(machine),
         Command::Export(export) => export.run(machine),

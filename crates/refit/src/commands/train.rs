@@ -19,6 +19,7 @@ use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, S
 use crate::arguments;
 use crate::augmentation::{self, Augmentation};
 use crate::cli::TEMPLATE;
+use crate::commands::report;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::output::{Side, count, duration, percent, percent_or_dash, table};
@@ -35,8 +36,8 @@ DATA is a folder with a folder of images for each class (photos/cat/1.jpg), with
 train/, val/ and test/ above them; or a CSV with the columns path,label and perhaps split. \
 Without a validation set, a fifth of the images is kept apart as one.
 
-The result is a folder with the model, its numbers (metrics.json), the settings, a log and \
-checkpoints.",
+The result is a folder with the model, its numbers (metrics.json), a report to read \
+(report.html), what it made of each image (predictions.csv), the settings, a log and checkpoints.",
     after_help = "Examples:
   refit train photos/
   refit train photos/ --strategy fine-tune --epochs 5 --time-budget 30m
@@ -83,6 +84,10 @@ pub struct Train {
     /// Go on with a run that was stopped, with the settings that it began with
     #[arg(long, value_name = "DIR", conflicts_with = "TrainOptions")]
     resume: Option<PathBuf>,
+
+    /// Write no report.html
+    #[arg(long)]
+    no_report: bool,
 
     /// Print the report as JSON on stdout
     #[arg(long)]
@@ -485,11 +490,22 @@ impl Train {
         };
         let outcome = outcome.map_err(|error| stopped_or_failed(error, &folder))?;
         summarize(&outcome, &folder, &progress);
+        if !self.no_report {
+            write_report(&outcome, &folder, &progress);
+        }
         if self.json {
             let json = serde_json::to_string(&outcome.report).expect("numbers serialize");
             writeln!(io::stdout(), "{json}")?;
         }
         Ok(())
+    }
+}
+
+/// The run is done and safe: a report that cannot be made does not undo it.
+fn write_report(outcome: &Outcome, folder: &Path, progress: &Progress) {
+    match report::of_outcome(folder, &outcome.model) {
+        Ok(file) => progress.say(&format!("report: {}", file.display())),
+        Err(failure) => progress.say(&format!("warning: no report: {failure}")),
     }
 }
 
@@ -564,7 +580,7 @@ fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
 }
 
 /// A path as a shell takes it.
-fn shell(path: &Path) -> String {
+pub fn shell(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
     match text.chars().all(plain) {

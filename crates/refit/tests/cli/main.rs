@@ -6,14 +6,17 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod augment;
+mod explain;
 mod failures;
 mod help;
+mod html;
 mod images;
 mod model_files;
 mod onnx;
 mod precision;
 mod predict;
 mod pull;
+mod report;
 mod resume;
 mod scene;
 mod surgery;

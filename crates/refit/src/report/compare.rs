@@ -1,0 +1,167 @@
+//! Several runs beside each other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use maud::{Markup, html};
+use refit::learn::metrics::Metrics;
+use refit::learn::{Judgement, Record, Split, mcnemar};
+
+use super::{Run, chart, curves, images_of, page, part};
+use crate::output::{duration, percent, short};
+
+/// A report that compares runs.
+pub fn of_runs(records: &[Record]) -> String {
+    let runs: Vec<Run> = records.iter().map(|record| Run { record, model: None }).collect();
+    let title = format!("{} runs compared", runs.len());
+    let names = names(records);
+    // All by the same part of the images, if there is one that all were judged by.
+    let tested = records.iter().all(|r| r.report.test.is_some());
+    let split = if tested { Split::Test } else { Split::Val };
+    let mut rows: Vec<Entry> = runs
+        .iter()
+        .zip(&names)
+        .map(|(run, name)| Entry { run, name, metrics: metrics(run.record, split) })
+        .collect();
+    let top1 = |e: &Entry| e.metrics.map_or(-1.0, |m| m.top1);
+    rows.sort_by(|a, b| top1(b).total_cmp(&top1(a)));
+    page::page(
+        &title,
+        &html! {
+            div.head { p.over { "Training runs" } h1 { (title) } (best(&rows, split)) }
+            (table(&rows, split))
+            @if let Some(curves) = training(&rows) { (curves) }
+        },
+    )
+}
+
+/// A run in the comparison.
+struct Entry<'a> {
+    run: &'a Run<'a>,
+    name: &'a str,
+    metrics: Option<&'a Metrics>,
+}
+
+fn metrics(record: &Record, split: Split) -> Option<&Metrics> {
+    match split {
+        Split::Val => record.report.val.as_ref(),
+        Split::Test => record.report.test.as_ref(),
+    }
+}
+
+/// The folders' last names, or the whole paths where these are the same.
+fn names(records: &[Record]) -> Vec<String> {
+    let last = |path: &Path| {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        whole.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+    };
+    let lasts: Vec<String> = records.iter().map(|r| last(&r.folder)).collect();
+    let name = |(record, name): (&Record, &String)| {
+        let alone = !name.is_empty() && lasts.iter().filter(|l| *l == name).count() == 1;
+        if alone { name.clone() } else { record.folder.display().to_string() }
+    };
+    records.iter().zip(&lasts).map(name).collect()
+}
+
+fn best(rows: &[Entry], split: Split) -> Markup {
+    match rows.first().and_then(|e| Some((e, e.metrics?))) {
+        None => html! {},
+        Some((entry, metrics)) => html! {
+            p.result { span.big { (percent(metrics.top1)) } }
+            p { "the most accurate: " b { (entry.name) } ", " (entry.run.strategy()) " on "
+                (entry.run.record.report.backbone) ", of " (images_of(split, metrics.samples)) }
+        },
+    }
+}
+
+fn table(rows: &[Entry], split: Split) -> Markup {
+    let first = rows.first();
+    let heads = [
+        "run",
+        "strategy",
+        "network",
+        "accuracy",
+        "0 to 100%",
+        "95% interval",
+        "balanced",
+        "mean F1",
+        "p",
+        "time",
+        "trained",
+        "parameters",
+        "model",
+    ];
+    let shows = html! {
+        div.scroll { table.wide {
+            thead { tr { @for head in heads { th scope="col" { (head) } } } }
+            tbody { @for entry in rows { (row(entry, first, split)) } }
+        } }
+    };
+    let meaning = html! {
+        p { "By " (split) " images, the most accurate first. p is McNemar's exact test against the \
+             first, image by image: how likely as uneven a division of the images that only one of \
+             the two gets right would be by chance. A dash where runs were not judged by the same \
+             images." }
+        p { "Trained parameters are of all that the network has." }
+    };
+    part("runs", "Runs", &meaning, &shows)
+}
+
+fn row(entry: &Entry, first: Option<&Entry>, split: Split) -> Markup {
+    let report = &entry.run.record.report;
+    let [trained, all] = report.parameters.map(|n| short(n as u64));
+    let p = first
+        .filter(|f| !std::ptr::eq(f.run, entry.run))
+        .and_then(|f| paired(f.run.record, entry.run.record, split).map(|(a, b)| mcnemar(&a, &b)));
+    let bytes = entry.run.record.model_bytes;
+    html! {
+        tr {
+            th.name scope="row" { (entry.name) }
+            td.words { (entry.run.strategy()) }
+            td.words { (report.backbone) }
+            @match entry.metrics {
+                Some(m) => {
+                    @let [low, high] = m.interval95.map(percent);
+                    td { (percent(m.top1)) }
+                    td { (chart::small_interval(m.top1, m.interval95)) }
+                    td { (low) " to " (high) }
+                    td { (percent(m.balanced_accuracy)) }
+                    td { (percent(m.macro_f1)) }
+                },
+                None => { @for _ in 0..5 { td { "-" } } },
+            }
+            td { (p.map_or_else(|| "-".to_owned(), |p| format!("{p:.3}"))) }
+            td { (duration(report.seconds.total)) }
+            td { (trained) }
+            td { (all) }
+            td { (bytes.map_or_else(|| "-".to_owned(), |b| format!("{:.1} MB", b as f64 / 1e6))) }
+        }
+    }
+}
+
+/// Which images each of two runs got right, where both were judged by the same.
+fn paired(a: &Record, b: &Record, split: Split) -> Option<(Vec<bool>, Vec<bool>)> {
+    let by_image = |record: &Record| -> Option<BTreeMap<(String, String), bool>> {
+        let own = record.predictions.as_ref()?.iter().filter(|p| p.split == split);
+        let image = |p: &Judgement| {
+            (p.path.to_string_lossy().into_owned(), record.report.classes[p.label].clone())
+        };
+        Some(own.map(|p| (image(p), p.is_right())).collect())
+    };
+    let (a, b) = (by_image(a)?, by_image(b)?);
+    let same = !a.is_empty() && a.keys().eq(b.keys());
+    same.then(|| (a.into_values().collect(), b.into_values().collect()))
+}
+
+fn training(rows: &[Entry]) -> Option<Markup> {
+    let drawn: Vec<(&str, Markup)> =
+        rows.iter().filter_map(|e| Some((e.name, curves::charts(e.run.record)?))).collect();
+    if drawn.is_empty() {
+        return None;
+    }
+    let shows = html! {
+        @for (name, charts) in &drawn { div { h3 { (name) } div.charts { (charts) } } }
+    };
+    let meaning = html! { p { "Runs that were trained by steps. The weights of the marked epoch were kept." } };
+    Some(part("training", "Training", &meaning, &shows))
+}

@@ -1,0 +1,173 @@
+//! The commands that make the run again, and use its model.
+
+use maud::{Markup, html};
+use refit::data::Level;
+use refit::learn::{ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, TrainingSettings};
+use refit::net::Precision;
+use refit::{HeadKind, Settings};
+
+use super::{Run, part};
+use crate::commands::train::shell;
+
+pub fn section(run: &Run) -> Option<Markup> {
+    let (record, folder) = (run.record, &run.record.folder);
+    let model = shell(&record.model_file());
+    let (command, missing) = train_command(&record.settings, record.choice.is_some());
+    let shows = html! {
+        pre { (command) }
+        @for text in missing { p.soft.small { (text) } }
+        pre {
+            "refit predict " (model) " IMAGE...\n"
+            "refit explain " (model) " IMAGE --out heat.png\n"
+            "refit evaluate " (model) " FOLDER\n"
+            "refit report " (shell(folder))
+        }
+    };
+    let meaning = html! {
+        p { "The same images and the same refit give the same model, bit by bit, on the same kind \
+             of CPU." }
+    };
+    Some(part("reproduce", "Do it again", &meaning, &shows))
+}
+
+/// The command that begins a run with such settings, and what it does not cover.
+fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static str>) {
+    let mut words = vec![format!("refit train {}", shell(&settings.data))];
+    let mut missing = Vec::new();
+    let mut flag = |name: &str, value: String| words.push(format!("--{name} {value}"));
+    if let Some(val) = &settings.val {
+        flag("val", shell(val));
+    }
+    if let Some(fraction) = settings.val_fraction {
+        flag("val-fraction", fraction.to_string());
+    }
+    match &settings.weights {
+        Some(weights) => flag("weights", shell(weights)),
+        None if settings.backbone != "efficientnet_lite0" => {
+            flag("backbone", settings.backbone.clone());
+        }
+        None => {}
+    }
+    if !advised {
+        flag("strategy", settings.strategy.to_string());
+        if let Some(layer) = &settings.unfreeze_from {
+            flag("unfreeze-from", layer.clone());
+        }
+    }
+    if settings.precision != Precision::F32 {
+        flag("precision", settings.precision.to_string());
+    }
+    if settings.head != HeadKind::Linear {
+        flag("head", settings.head.to_string());
+    }
+    if settings.views != 2 {
+        flag("views", settings.views.to_string());
+    }
+    if settings.seed != 0 {
+        flag("seed", settings.seed.to_string());
+    }
+    match settings.balance {
+        ClassBalance::Images => {}
+        ClassBalance::Classes => flag("balance", "classes".into()),
+        ClassBalance::Sampling => flag("balance", "sampling".into()),
+    }
+    if settings.mirror == Mirror::Never {
+        flag("mirror", settings.mirror.name().into());
+    }
+    if let Some(seconds) = settings.time_budget {
+        flag("time-budget", format!("{seconds}s"));
+    }
+    let known = training_flags(settings, &mut flag);
+    if settings.keep_classes {
+        words.push("--keep-classes".into());
+    }
+    if settings.strict {
+        words.push("--strict".into());
+    }
+    if !settings.edits.is_empty() {
+        missing.push("With --recipe FILE for the edits of settings.toml, written as `refit edit` takes them.");
+    }
+    if !known {
+        missing.push("With the augmentation of settings.toml.");
+    }
+    if advised && settings.time_budget.is_some() {
+        missing.push("What a time budget leaves room for depends on the machine.");
+    }
+    (words.join(" \\\n  "), missing)
+}
+
+/// Flags for what differs from the strategy's defaults; tells whether they say everything.
+fn training_flags(settings: &Settings, flag: &mut dyn FnMut(&str, String)) -> bool {
+    let (own, usual) = (&settings.training, TrainingSettings::for_strategy(settings.strategy));
+    let numbers = [
+        ("epochs", own.epochs as f64, usual.epochs as f64),
+        ("batch", own.batch as f64, usual.batch as f64),
+        ("lr", own.learning_rate, usual.learning_rate),
+        ("weight-decay", own.weight_decay, usual.weight_decay),
+        ("label-smoothing", own.smoothing, usual.smoothing),
+        ("warmup", own.warmup, usual.warmup),
+        ("clip", own.clip, usual.clip),
+        ("patience", own.patience as f64, usual.patience as f64),
+        ("ema", own.average, usual.average),
+        ("average-best", own.average_best as f64, usual.average_best as f64),
+        ("thaw-every", own.thaw_every as f64, usual.thaw_every as f64),
+        ("fixed-views", own.fixed_views as f64, usual.fixed_views as f64),
+    ];
+    for (name, own, usual) in numbers {
+        if own != usual {
+            flag(name, own.to_string());
+        }
+    }
+    if own.optimizer != usual.optimizer {
+        let rule = if own.optimizer == OptimizerKind::Sgd { "sgd" } else { "adamw" };
+        flag("optimizer", rule.into());
+    }
+    if own.norms != usual.norms {
+        let which = if own.norms == Norms::Batch { "batch" } else { "stored" };
+        flag("norms", which.into());
+    }
+    if own.schedule != usual.schedule {
+        let course = match own.schedule {
+            ScheduleKind::Cosine => "cosine",
+            ScheduleKind::OneCycle => "one-cycle",
+            ScheduleKind::Constant => "constant",
+        };
+        flag("schedule", course.into());
+    }
+    if own.select != usual.select {
+        flag("select", own.select.to_string());
+    }
+    let varied = settings.strategy.trains_body() && own.augment != usual.augment;
+    let Some(augment) = own.augment.filter(|_| varied) else { return true };
+    let level = Level::ALL.into_iter().find(|level| {
+        let usual = level.augment();
+        augment == usual || augment == usual.without_flip()
+    });
+    level.into_iter().for_each(|level| flag("augment", level.name().into()));
+    level.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use refit::Strategy;
+    use refit::data::Augment;
+
+    use super::*;
+
+    #[test]
+    fn the_command_says_what_differs_from_the_defaults() {
+        let plain = Settings::new("my photos", Strategy::Features);
+        assert_eq!(
+            train_command(&plain, false).0,
+            "refit train 'my photos' \\\n  --strategy features"
+        );
+        assert_eq!(train_command(&plain, true).0, "refit train 'my photos'");
+        let mut tuned = Settings::new("photos", Strategy::FineTune);
+        (tuned.seed, tuned.strict, tuned.training.epochs) = (7, true, 99);
+        tuned.training.augment = Some(Augment::none());
+        let (command, missing) = train_command(&tuned, false);
+        let flags = "--strategy fine-tune --seed 7 --epochs 99 --augment none --strict";
+        assert_eq!(command.replace(" \\\n ", ""), format!("refit train photos {flags}"));
+        assert!(missing.is_empty());
+    }
+}
