@@ -224,8 +224,8 @@ pub struct TrainingSettings {
     pub patience: usize,
     /// What batch norms of trained layers normalize by.
     pub norms: Norms,
-    /// How training images are varied; none leaves it to the run ([`Level`] by strategy and amount),
-    /// which writes down what it took.
+    /// How training images are varied; none leaves it to the run, which goes by the strategy and
+    /// writes down the [`Level`] that it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augment>,
     /// Views of each training image, the plain one and augmented ones, that epochs learn from in turn:
@@ -333,8 +333,9 @@ impl TrainingSettings {
     }
 }
 
-/// The level that suits a strategy with so many training images and epochs.
-pub(crate) fn level_for(strategy: Strategy, _images: usize, _epochs: usize) -> Level {
+/// The level that suits a strategy: what starts from weights for all layers is disturbed little, what
+/// trains long by high rates is varied more (docs/augmentation.md).
+fn level_for(strategy: Strategy) -> Level {
     match strategy {
         Strategy::AsIs | Strategy::Features | Strategy::Partial | Strategy::FineTune => {
             Level::Light
@@ -369,11 +370,10 @@ impl Settings {
         }
     }
 
-    /// The same with what is left to the run settled, as far as the number of training images says.
-    pub(crate) fn settled(&self, images: usize) -> Self {
+    /// The same with the augmentation settled, where it is left to the run.
+    pub(crate) fn settled(&self) -> Self {
         let mut settings = self.clone();
-        let epochs = settings.training.epochs;
-        let by_level = || level_for(self.strategy, images, epochs).augment();
+        let by_level = || level_for(self.strategy).augment();
         let augment = settings.training.augment.unwrap_or_else(by_level);
         settings.training.augment = Some(match settings.mirror {
             Mirror::Never => augment.without_flip(),

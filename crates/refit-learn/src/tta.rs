@@ -19,7 +19,7 @@ impl Model {
     ///
     /// # Errors
     /// If there are not so many, or none is asked for.
-    fn views(&self, count: usize) -> Result<Vec<View>, LearnError> {
+    pub fn views(&self, count: usize) -> Result<Vec<View>, LearnError> {
         let settings = self.card.settings.as_ref();
         let mirrored = settings.is_none_or(|s| s.mirror != Mirror::Never);
         let mut views = View::all(mirrored);

@@ -19,8 +19,9 @@ impl Run<'_> {
     /// Whether this run is to find out what mirroring does.
     pub(super) fn looks_at_mirroring(&self) -> bool {
         let views = self.last_head() && self.settings.views > 1;
+        let steps = self.settings.strategy.trains_body();
         self.settings.mirror == Mirror::Auto
-            && (views || self.settings.training.augment().flip > 0.0)
+            && (views || steps && self.settings.training.augment().flip > 0.0)
     }
 
     /// Whether the head on features may be the result.
@@ -42,7 +43,8 @@ impl Run<'_> {
             settings.mirror = Mirror::Always;
         }
         let augment = settings.training.augment();
-        let turns = augment.vertical_flip > 0.0 || augment.quarter_turn > 0.0;
+        let turns = settings.strategy.trains_body()
+            && (augment.vertical_flip > 0.0 || augment.quarter_turn > 0.0);
         if !turns && !self.looks_at_mirroring() {
             return Ok(settings);
         }

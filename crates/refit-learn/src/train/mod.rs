@@ -172,7 +172,7 @@ fn train_on(
     Beginning { started, advice, is_trial }: &Beginning,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
-    let settings = &settings.settled(dataset.train.len());
+    let settings = &settings.settled();
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;

@@ -43,7 +43,7 @@ pub fn preview(
 ) -> Result<Vec<Preview>, LearnError> {
     settings.validate()?;
     let dataset = open_dataset(settings, watch)?;
-    let settings = &settings.settled(dataset.train.len());
+    let settings = &settings.settled();
     let preprocess = preprocess_for(&zoo::find(&settings.backbone)?.input);
     let (folder, started) = (RunFolder(None), Instant::now());
     let run =

@@ -101,6 +101,7 @@ impl Predict {
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
         let model = self.model.open(&machine.device())?;
         model.check_classes()?;
+        model.views(self.views.tta)?;
         let samples = samples(&self.paths)?;
         let progress = Progress::beside_output();
         let share = self.unknown.share(&model, &progress)?;
