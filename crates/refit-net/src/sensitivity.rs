@@ -197,7 +197,6 @@ mod tests {
         let net = &sensitivity.net;
         let rest = Compiled::new(net, sensitivity.boundary.clone(), vec![net.graph.output()]);
         let square: f64 = gradient.iter().map(|g| f64::from(*g).powi(2)).sum();
-        let step = 1e-2 / square.sqrt() as f32;
         let moved = |by: f32| {
             let given = sensitivity.boundary.iter().zip(&given).map(|(&id, value)| {
                 if id == sensitivity.layer { shifted(value, gradient, by) } else { value.clone() }
@@ -205,8 +204,14 @@ mod tests {
             let output = rest.run_from(given.collect()).remove(0).to_vec();
             output.iter().zip(WEIGHTS).map(|(y, w)| f64::from(y * w)).sum::<f64>()
         };
-        let slope = (moved(step) - moved(-step)) / f64::from(2.0 * step);
-        assert!((slope / square - 1.0).abs() < 0.02, "{layer}: {slope}, not {square}");
+        // Kinks ask for small steps, rounding for large ones.
+        let miss = |length: f32| {
+            let step = length / square.sqrt() as f32;
+            let slope = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+            (slope / square - 1.0).abs()
+        };
+        let miss = [1e-2, 5e-3, 2e-3, 1e-3].map(miss).into_iter().fold(f64::INFINITY, f64::min);
+        assert!(miss < 0.02, "{layer}: the slope misses {square} by a share of {miss}");
     }
 
     fn shifted(value: &Value, along: &[f32], by: f32) -> Value {

@@ -31,8 +31,10 @@ for the class. The map is as fine as the layer's, often 7 by 7, and is smoothed.
   refit explain efficientnet_lite0 dog.jpg --out heat.png --method eigen-cam
 
 Methods:
-  grad-cam   channels weighted by the gradient of the class (Selvaraju et al. 2017)
-  eigen-cam  what stands out in the layer, whatever the class (Muhammad and Yeasin 2020)"
+  grad-cam   what speaks for the class: channels weighted by its gradient
+             (Selvaraju et al. 2017)
+  eigen-cam  what stands out in the layer, whatever the class
+             (Muhammad and Yeasin 2020)"
 )]
 pub struct Explain {
     #[command(flatten)]

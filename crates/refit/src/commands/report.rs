@@ -30,7 +30,7 @@ Images are shown as far as they still lie where the run found them.",
     after_help = "Examples:
   refit report refit-runs/photos-auto
   refit report refit-runs/photos-auto --out photos.html
-  refit report refit-runs/photos-features refit-runs/photos-fine-tune --out both.html"
+  refit report runs/features runs/fine-tune --out both.html"
 )]
 pub struct Report {
     /// Folders of runs

@@ -16,7 +16,7 @@ pub fn section(run: &Run) -> Option<Markup> {
     let shows = html! {
         div {
             h3 { "Advice: " (advice.conclusion.rule) }
-            ul.small { @for line in &advice.conclusion.evidence { li { (line) } } }
+            ul.small.evidence { @for line in &advice.conclusion.evidence { li { (line) } } }
         }
         (trials(choice))
         div.charts {

@@ -100,11 +100,11 @@ fn range(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     }
 }
 
-/// A step of 1, 2 or 5 times a power of ten that divides `span` into about `parts`.
+/// A step of 1, 2 or 5 times a power of ten that divides `span` into `parts`, or a few more.
 fn step(span: f64, parts: f64) -> f64 {
     let raw = span / parts;
     let power = 10f64.powf(raw.log10().floor());
-    let round = [1.0, 2.0, 5.0, 10.0].into_iter().find(|r| r * power >= raw * 0.999);
+    let round = [1.0, 2.0, 5.0, 10.0].into_iter().find(|r| r * power >= raw * 0.75);
     round.unwrap_or(10.0) * power
 }
 

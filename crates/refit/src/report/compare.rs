@@ -76,25 +76,23 @@ fn best(rows: &[Entry], split: Split) -> Markup {
 
 fn table(rows: &[Entry], split: Split) -> Markup {
     let first = rows.first();
-    let heads = [
-        "run",
-        "strategy",
-        "network",
-        "accuracy",
-        "0 to 100%",
-        "95% interval",
-        "balanced",
-        "mean F1",
-        "p",
-        "time",
-        "trained",
-        "parameters",
-        "model",
-    ];
+    let found = ["accuracy", "0 to 100%", "95% interval", "balanced", "mean F1", "p"];
+    let cost = ["time", "trained", "parameters", "model"];
     let shows = html! {
         div.scroll { table.wide {
-            thead { tr { @for head in heads { th scope="col" { (head) } } } }
-            tbody { @for entry in rows { (row(entry, first, split)) } }
+            thead { tr {
+                th scope="col" { "run" }
+                @for head in found { th scope="col" { (head) } }
+            } }
+            tbody { @for entry in rows { (result(entry, first, split)) } }
+        } }
+        div.scroll { table.wide {
+            thead { tr {
+                th scope="col" { "run" }
+                @for head in ["strategy", "network"] { th.words scope="col" { (head) } }
+                @for head in cost { th scope="col" { (head) } }
+            } }
+            tbody { @for entry in rows { (made(entry)) } }
         } }
     };
     let meaning = html! {
@@ -107,18 +105,14 @@ fn table(rows: &[Entry], split: Split) -> Markup {
     part("runs", "Runs", &meaning, &shows)
 }
 
-fn row(entry: &Entry, first: Option<&Entry>, split: Split) -> Markup {
-    let report = &entry.run.record.report;
-    let [trained, all] = report.parameters.map(|n| short(n as u64));
+/// How good a run's model is, and how likely it is as good as the first.
+fn result(entry: &Entry, first: Option<&Entry>, split: Split) -> Markup {
     let p = first
         .filter(|f| !std::ptr::eq(f.run, entry.run))
         .and_then(|f| paired(f.run.record, entry.run.record, split).map(|(a, b)| mcnemar(&a, &b)));
-    let bytes = entry.run.record.model_bytes;
     html! {
         tr {
             th.name scope="row" { (entry.name) }
-            td.words { (entry.run.strategy()) }
-            td.words { (report.backbone) }
             @match entry.metrics {
                 Some(m) => {
                     @let [low, high] = m.interval95.map(percent);
@@ -131,6 +125,20 @@ fn row(entry: &Entry, first: Option<&Entry>, split: Split) -> Markup {
                 None => { @for _ in 0..5 { td { "-" } } },
             }
             td { (p.map_or_else(|| "-".to_owned(), |p| format!("{p:.3}"))) }
+        }
+    }
+}
+
+/// How a run's model was made, and what it costs.
+fn made(entry: &Entry) -> Markup {
+    let report = &entry.run.record.report;
+    let [trained, all] = report.parameters.map(|n| short(n as u64));
+    let bytes = entry.run.record.model_bytes;
+    html! {
+        tr {
+            th.name scope="row" { (entry.name) }
+            td.words { (entry.run.strategy()) }
+            td.words { (report.backbone) }
             td { (duration(report.seconds.total)) }
             td { (trained) }
             td { (all) }

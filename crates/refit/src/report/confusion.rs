@@ -26,7 +26,7 @@ pub fn section(run: &Run) -> Option<Markup> {
             n if n <= DRAWN => (drawing(metrics, &classes)),
             n => p.soft { (n) " classes are too many for a matrix; metrics.json holds it." },
         }
-        @if classes.len() > 3 && !mistakes.is_empty() {
+        @if classes.len() > 8 && !mistakes.is_empty() {
             div.scroll { table {
                 caption { "Mistaken most often" }
                 thead { tr {
@@ -98,7 +98,7 @@ fn table(metrics: &Metrics, classes: &[usize]) -> Markup {
 fn drawing(metrics: &Metrics, classes: &[usize]) -> Markup {
     let rows = metrics.confusion.rows();
     let cell = if classes.len() <= 40 { 18 } else { 13 };
-    let (left, side) = (130, cell * classes.len());
+    let (left, side) = (146, cell * classes.len());
     let name = |c: usize| clipped(&metrics.per_class[c].class);
     let says =
         format!("confusion matrix of {} classes; the list below names its mistakes", classes.len());

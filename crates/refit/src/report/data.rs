@@ -12,9 +12,10 @@ use super::picture::thumbnail;
 use super::{Run, part};
 use crate::output::count;
 
-/// Thumbnails altogether, and of a class, at most.
-const ALL: usize = 240;
+/// Thumbnails of a class; fewer where there are more classes than that.
 const EACH: usize = 8;
+const EACH_OF_MANY: usize = 4;
+const FEW_CLASSES: usize = 10;
 /// Classes of which some are shown, at most.
 const CLASSES: usize = 60;
 /// Left-out images that are named.
@@ -90,7 +91,8 @@ fn counts(run: &Run) -> Markup {
 /// Some training images of each class; nothing where none can be read.
 fn sheet(dataset: &Dataset) -> Option<Markup> {
     let classes = dataset.classes.len().min(CLASSES);
-    let each = (ALL / classes.max(1)).clamp(1, EACH);
+    let many = classes > FEW_CLASSES;
+    let each = if many { EACH_OF_MANY } else { EACH };
     let chosen: Vec<Vec<&Sample>> = (0..classes).map(|c| spread(&dataset.train, c, each)).collect();
     let rows: Vec<Vec<(PathBuf, Option<String>)>> = chosen
         .par_iter()
@@ -100,7 +102,7 @@ fn sheet(dataset: &Dataset) -> Option<Markup> {
         return None;
     }
     Some(html! {
-        div.sheet {
+        div.sheet.many[many] {
             @for (class, row) in dataset.classes.iter().zip(&rows) { div {
                 h3 { (class) }
                 div.row {

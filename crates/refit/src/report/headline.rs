@@ -53,7 +53,7 @@ fn figures(run: &Run) -> Vec<(&'static str, String)> {
         }
         let most = m.per_class.iter().map(|c| c.support).max().unwrap_or(0);
         let share = most as f64 / m.samples.max(1) as f64;
-        figures.push(("always the commonest class", percent(share)));
+        figures.push(("commonest class only", percent(share)));
     }
     if let (Some(val), Some(_)) = (&report.val, &report.test) {
         figures.push(("accuracy, validation", percent(val.top1)));

@@ -67,13 +67,14 @@ fn blended(pixel: [u8; 3], value: f32) -> [u8; 3] {
     let grey = 0.299 * r + 0.587 * g + 0.114 * b;
     let colour = colorous::INFERNO.eval_continuous(f64::from(0.15 + 0.85 * value));
     let heat = [colour.r, colour.g, colour.b].map(f32::from);
-    heat.map(|heat| (0.45 * grey + 0.55 * heat).round() as u8)
+    let strength = 0.35 + 0.3 * value;
+    heat.map(|heat| (grey + strength * (heat - grey)).round() as u8)
 }
 
 /// The colours of the scale, as a CSS gradient's stops.
 pub fn scale() -> String {
     let stop =
-        |i: i32| format!("{:#x}", colorous::INFERNO.eval_continuous(0.15 + 0.085 * f64::from(i)));
+        |i: i32| format!("#{:x}", colorous::INFERNO.eval_continuous(0.15 + 0.085 * f64::from(i)));
     let stops: Vec<String> = (0..=10).map(stop).collect();
     format!("linear-gradient(to right, {})", stops.join(", "))
 }
@@ -112,7 +113,7 @@ mod tests {
         let hot = over(&image, &HeatMap::new(2, 1, vec![0.0, 1.0]));
         let (cold, hot) = (hot.pixel(0, 2), hot.pixel(7, 2));
         assert!(hot[0] > cold[0] + 50 && hot[1] > cold[1] + 50, "{cold:?} {hot:?}");
-        assert!(scale().starts_with("linear-gradient(to right, #"), "{}", scale());
+        assert!(scale().starts_with("linear-gradient(to right, #2"), "{}", scale());
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn folders_without_a_finished_run_are_refused() {
         let content = fs::read(trained().path("run").join(file)).unwrap();
         scene.write(&format!("run/{file}"), content);
     }
-    scene.write("run/predictions.csv", "path,split,label\n");
+    scene.write("run/predictions.csv", "path,split,label\nx.jpg,val,red\n");
     said += &scene.run("report run").refused();
     fs::remove_file(scene.path("run/metrics.json")).unwrap();
     said += &scene.run("report run").refused();
