@@ -19,9 +19,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     outcome.model.save(Path::new("model.safetensors"))?;
 
     let model = Model::open("model.safetensors", &refit::Device::flex())?;
-    let probabilities = model.predict_file(Path::new(&image))?;
-    for (class, probability) in model.card.classes.iter().zip(probabilities) {
+    let prediction = model.predict(Path::new(&image))?;
+    for (class, probability) in model.card.classes.iter().zip(&prediction.probabilities) {
         eprintln!("{class}: {probability:.3}");
+    }
+    if prediction.unknown {
+        eprintln!("but the image looks like nothing that the model learned from");
     }
     eprintln!("validation accuracy: {accuracy:?}");
     Ok(())

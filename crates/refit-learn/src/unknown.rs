@@ -41,7 +41,7 @@ pub struct Distance {
     #[serde(with = "packed")]
     directions: Vec<f32>,
     /// Variance of a feature in all other directions.
-    rest: f64,
+    rest: f32,
 }
 
 impl Distance {
@@ -83,7 +83,7 @@ impl Distance {
             let length = (1.0 - rest / variance).max(0.0).sqrt();
             axis.iter().map(|v| (v * length) as f32).collect::<Vec<f32>>()
         });
-        Some(Self { dim, means, directions: scaled.collect(), rest })
+        Some(Self { dim, means, directions: scaled.collect(), rest: rest as f32 })
     }
 
     /// How far one image's features (`[dim]`) are from the nearest class's mean, in standard deviations,
@@ -101,7 +101,7 @@ impl Distance {
             dot(&apart, &apart) - along.sum::<f64>()
         };
         let nearest = self.means.chunks_exact(self.dim).map(from).fold(f64::INFINITY, f64::min);
-        (nearest.max(0.0) / (self.rest * self.dim as f64)).sqrt() as f32
+        (nearest.max(0.0) / (f64::from(self.rest) * self.dim as f64)).sqrt() as f32
     }
 
     /// Of rows `[n, dim]`.
@@ -315,13 +315,14 @@ mod tests {
         let length = x.iter().map(|v| v * v).sum::<f64>().sqrt();
         let from = |mean: &[f32]| {
             let d: Vec<f64> = x.iter().zip(mean).map(|(x, m)| x / length - f64::from(*m)).collect();
-            let mut sum = d.iter().map(|v| v * v).sum::<f64>() / distance.rest;
+            let mut sum = d.iter().map(|v| v * v).sum::<f64>() / f64::from(distance.rest);
             for row in distance.directions.chunks(6) {
                 let square: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
                 let along: f64 = row.iter().zip(&d).map(|(v, d)| f64::from(*v) * d).sum::<f64>();
                 let along = along / square.sqrt();
-                let variance = distance.rest / (1.0 - square);
-                sum += along * along * (1.0 / variance - 1.0 / distance.rest);
+                let rest = f64::from(distance.rest);
+                let variance = rest / (1.0 - square);
+                sum += along * along * (1.0 / variance - 1.0 / rest);
             }
             (sum / 6.0).sqrt()
         };

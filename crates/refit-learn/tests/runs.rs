@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_data::Augment;
 use refit_learn::{
-    Card, ClassBalance, Event, Hint, LearnError, Mirror, Model, Outcome, Record, RunContext,
-    RunOptions, ScheduleKind, Select, Settings, Strategy, Watch, advise, auto, read_settings,
-    train,
+    Card, ClassBalance, Event, FittedOn, Hint, LearnError, Mirror, Model, Outcome, Record,
+    RunContext, RunOptions, ScheduleKind, Select, Settings, Strategy, Watch, advise, auto,
+    read_settings, train,
 };
 use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
@@ -947,4 +947,65 @@ fn advice_needs_no_batch_norms_and_no_old_classes() {
     let similarity = advice.similarity.unwrap();
     assert_eq!((similarity.divergence.len(), similarity.own_reference), (1, false));
     assert!(similarity.distance.is_finite());
+}
+
+#[test]
+fn trained_bodies_are_calibrated_and_tell_what_is_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, val) = (dir.path().join("data"), dir.path().join("val"));
+    pictures(&data, &[20, 20, 20]);
+    pictures(&val, &[18, 18, 18]);
+    let file = dir.path().join("tiny.safetensors");
+    tiny(["a", "b", "c"]).save(&file).unwrap();
+    let mut settings = Settings {
+        weights: Some(file),
+        backbone: "tiny".into(),
+        val: Some(val.clone()),
+        ..small(&data, Strategy::FineTune)
+    };
+    settings.training.learning_rate = 0.05;
+    let run = dir.path().join("run");
+    let Outcome { model, report, .. } = train(&settings, &context(Some(run.clone())), &()).unwrap();
+    assert_eq!(report.calibration.fitted_on, FittedOn::Validation);
+    assert_eq!(report.calibration.images, 54);
+    let unknown = report.unknown.unwrap();
+    assert!(unknown.val.unwrap().unknown <= 0.05, "{unknown:?}");
+    let back = Model::load(&run.join("model.safetensors"), &Default::default()).unwrap();
+    assert_eq!(back.card.unknown, model.card.unknown);
+    assert_eq!(back.card.temperature, model.card.temperature);
+    assert_ne!(model.card.temperature, 1.0);
+
+    // The validation images judged by the model alone: what the threshold was fitted on.
+    let judged = back.evaluate(&val, &RunOptions::default(), &()).unwrap();
+    assert_eq!(judged.unknown.unwrap(), unknown.val.unwrap());
+    let before = judged.metrics.uncalibrated.as_ref().unwrap();
+    assert!(judged.metrics.loss <= before.loss + 0.01, "{judged:?}");
+    let one = val.join("green/0.bmp");
+    let prediction = back.predict(&one).unwrap();
+    assert_eq!(prediction.probabilities, back.predict_file(&one).unwrap());
+    assert!(prediction.score.unwrap() > 0.0);
+
+    // A file from before has neither; a damaged one is refused in words.
+    let write = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut card = serde_json::to_value(&back.card).unwrap();
+        change(&mut card);
+        let path = dir.path().join("changed.safetensors");
+        refit_net::model_file::save(&path, &back.network, &card).unwrap();
+        Model::load(&path, &Default::default())
+    };
+    let old = write(&|card| drop(card.as_object_mut().unwrap().remove("unknown"))).unwrap();
+    assert_eq!(old.predict(&one).unwrap().score, None);
+    let error = write(&|card| card["unknown"]["distance"]["dim"] = 4.into()).unwrap_err();
+    assert!(error.to_string().contains("damaged: of what is unknown, "), "{error}");
+    assert!(error.hint().unwrap().contains("copy the file again"));
+    let error = write(&|card| card["unknown"]["held-out"] = "AAA=".into()).unwrap_err();
+    assert!(error.to_string().contains("damaged: numbers in Base64: 2 bytes"), "{error}");
+
+    // Too few validation images: nothing is fitted, and that is said.
+    let log = Log::default();
+    let settings = Settings { val: None, val_fraction: Some(0.2), ..settings };
+    let outcome = train(&settings, &context(None), &log).unwrap();
+    assert_eq!(outcome.report.calibration.fitted_on, FittedOn::Nothing);
+    assert_eq!((outcome.model.card.temperature, outcome.model.card.unknown), (1.0, None));
+    assert!(log.says("not calibrated"));
 }

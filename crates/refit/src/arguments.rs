@@ -20,8 +20,8 @@ pub struct PrecisionArg {
 /// Which images are called unknown.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct UnknownArg {
-    /// Share of images like those of training that may be called unknown, or `off`; smaller calls fewer
-    /// images so [default: 0.05, where the model tells]
+    /// Share of images of the model's own kind that may be called unknown; a smaller one calls fewer
+    /// images so, `off` none [default: 0.05]
     #[arg(long, value_name = "off|SHARE", value_parser = unknown)]
     unknown: Option<Unknowing>,
 }

@@ -9,7 +9,6 @@ use super::judge::{Judged, judged_rows};
 use super::{Learned, Run, labels};
 use crate::calibrate::{ENOUGH, careful_temperature, cross_fitted, scaled};
 use crate::error::LearnError;
-use crate::logistic::LogisticRegression;
 use crate::metrics::{Metrics, arg_max};
 use crate::predictions::{Judgement, Split, judgements};
 use crate::unknown::{Abstention, Distance, MOST_HELD_OUT, SHARE, Unknown, abstention};
@@ -36,7 +35,6 @@ pub enum FittedOn {
 
 /// Where a model's temperature comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Calibration {
     /// What logits are divided by; 1 where nothing was fitted.
     pub temperature: f64,
@@ -48,7 +46,6 @@ pub struct Calibration {
 
 /// How a model tells images of another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct UnknownReport {
     /// The share of images of its own kind that it may call unknown by default.
     pub share: f64,
@@ -101,13 +98,11 @@ impl Run<'_> {
             judged_rows(&learned.network, &features.judged, rows, samples)
         };
         let (val, test) = (judge(0, &images.val), judge(images.val.len(), &images.test));
-        let learned_from = &features.learned;
-        let some = spread(images.train.len(), MOST_FITTED);
-        let rows: Vec<f32> = some.iter().flat_map(|&i| learned_from.row(i, 0).to_vec()).collect();
-        let labels: Vec<usize> = some.iter().map(|&i| images.train[i].label).collect();
+        let some = fitted_to(&images.train, self.dataset.classes.len());
+        let (rows, labels) = plain(features, images, &some);
         let held_out = || {
             let strength = learned.strength.filter(|_| val.labels.len() < ENOUGH)?;
-            self.held_out(features, images, strength)
+            self.held_out(features, images, &some, strength)
         };
         let familiar = Distance::fit(&rows, &labels)
             .map(|distance| Familiar { distance, held_out: held_out() });
@@ -134,9 +129,9 @@ impl Run<'_> {
         let familiar = if val.labels.len() < ENOUGH || self.is_trial {
             None
         } else {
-            let some = spread(images.train.len(), MOST_FITTED);
+            let some = fitted_to(&images.train, self.dataset.classes.len());
             let some: Vec<Sample> = some.into_iter().map(|i| images.train[i].clone()).collect();
-            let seen = run(&some, "what is known")?;
+            let seen = run(&some, "training images")?;
             let distance = Distance::fit(&seen.features, &seen.labels);
             distance.map(|distance| Familiar { distance, held_out: None })
         };
@@ -186,40 +181,43 @@ impl Run<'_> {
         Trust { val: val_metrics, test: test_metrics, calibration, unknown, predictions, report }
     }
 
-    /// What heads that learned from the others say of training images, and how far those are from the
-    /// others; none where that is too few images.
+    /// What heads that learned from the others say of `some` training images, and how far those are from
+    /// the others; none where that is too few images.
     fn held_out(
         &self,
         features: &SplitFeatures,
         images: &Images,
+        some: &[usize],
         strength: f64,
     ) -> Option<HeldOut> {
-        let (rows, classes) = (&features.learned, self.dataset.classes.len());
-        let folds = folds(&labels(&images.train), classes);
+        let label = |&i: &usize| images.train[i].label;
+        let labels: Vec<usize> = some.iter().map(label).collect();
+        let folds = folds(&labels, self.dataset.classes.len());
         let mut found = HeldOut { judged: Judged::default(), distances: Vec::new() };
         for fold in 0..FOLDS {
             let part = |held: bool| -> Vec<usize> {
-                (0..folds.len()).filter(|&i| (folds[i] == Some(fold)) == held).collect()
+                let is_part = |at: &usize| (folds[*at] == Some(fold)) == held;
+                (0..some.len()).filter(is_part).map(|at| some[at]).collect()
             };
             let (others, own) = (part(false), part(true));
             if own.is_empty() {
                 continue;
             }
-            let plain = |of: &[usize]| -> (Vec<f32>, Vec<usize>) {
-                let row = |&i: &usize| rows.row(i, 0).to_vec();
-                (
-                    of.iter().flat_map(row).collect(),
-                    of.iter().map(|&i| images.train[i].label).collect(),
-                )
-            };
-            let ((known, known_labels), (held, held_labels)) = (plain(&others), plain(&own));
+            let (known, known_labels) = plain(features, images, &others);
+            let (held, held_labels) = plain(features, images, &own);
             let head = self.solve(features, &others, images, Some(strength)).ok()?.model;
             found.distances.extend(Distance::fit(&known, &known_labels)?.of_rows(&held));
-            found.judged.logits.extend(LogisticRegression::logits(&head, &held));
+            found.judged.logits.extend(head.logits(&held));
             found.judged.labels.extend(held_labels);
         }
         (found.judged.labels.len() >= ENOUGH).then_some(found)
     }
+}
+
+/// Features of the plain view of some training images, and their classes.
+fn plain(features: &SplitFeatures, images: &Images, some: &[usize]) -> (Vec<f32>, Vec<usize>) {
+    let row = |&i: &usize| features.learned.row(i, 0).to_vec();
+    (some.iter().flat_map(row).collect(), some.iter().map(|&i| images.train[i].label).collect())
 }
 
 impl Familiar {
@@ -276,6 +274,21 @@ fn spread(n: usize, most: usize) -> Vec<usize> {
     (0..taken).map(|i| i * n / taken).collect()
 }
 
+/// The training images that distances are fitted to: all, or as many of each class, evenly spread, so that
+/// a rare one is not left without.
+fn fitted_to(train: &[Sample], classes: usize) -> Vec<usize> {
+    if train.len() <= MOST_FITTED {
+        return (0..train.len()).collect();
+    }
+    let mut by_class = vec![Vec::new(); classes];
+    train.iter().enumerate().for_each(|(i, sample)| by_class[sample.label].push(i));
+    let each = (MOST_FITTED / classes).max(1);
+    let some = |own: &Vec<usize>| -> Vec<usize> {
+        spread(own.len(), each).into_iter().map(|i| own[i]).collect()
+    };
+    by_class.iter().flat_map(some).collect()
+}
+
 /// The fold in which each image is held out; none for the only one of its class.
 fn folds(labels: &[usize], classes: usize) -> Vec<Option<usize>> {
     let (mut counts, mut seen) = (vec![0; classes], vec![0; classes]);
@@ -296,6 +309,17 @@ mod tests {
         assert_eq!(spread(10, 4), [0, 2, 5, 7]);
         assert_eq!(spread(3, 4), [0, 1, 2]);
         assert!(spread(0, 4).is_empty());
+    }
+
+    #[test]
+    fn rare_classes_are_known_too() {
+        let sample = |label: usize| Sample { path: "x".into(), label };
+        let many: Vec<Sample> =
+            (0..5000).map(|_| sample(0)).chain((0..3).map(|_| sample(1))).collect();
+        let some = fitted_to(&many, 2);
+        assert_eq!(some.len(), MOST_FITTED / 2 + 3);
+        assert_eq!(some[1000..], [5000, 5001, 5002]);
+        assert_eq!(fitted_to(&many[..7], 2), [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

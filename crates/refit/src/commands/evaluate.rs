@@ -83,7 +83,7 @@ fn in_words(evaluation: &Evaluation) -> String {
     if metrics.per_class.len() > 5 {
         lines.push(format!("among the five likeliest: {}", percent(metrics.top5)));
     }
-    lines.push(format!("loss {:.4}, mean F1 {}", metrics.loss, percent(metrics.macro_f1)));
+    lines.push(format!("mean F1 {}", percent(metrics.macro_f1)));
     lines.push(calibration(metrics, ""));
     lines.extend(evaluation.unknown.map(|found| abstains(&found, "")));
     lines.extend(per_class(metrics));

@@ -31,13 +31,15 @@ use crate::progress::Progress;
 
 Formats:
   table   a line an image, the likeliest class first
-  csv     path,rank,class,index,probability,unknown,score: a line for each image and class
-  jsonl   a line an image: {\"path\": ..., \"unknown\": ..., \"score\": ..., \"predictions\": [...]},
-          each of these {\"class\": ..., \"index\": ..., \"probability\": ...}
+  csv     path,rank,class,index,probability,unknown,score: a line for each
+          image and class
+  jsonl   a line an image: {\"path\": ..., \"unknown\": ..., \"score\": ...,
+          \"predictions\": [...]}, each of these
+          {\"class\": ..., \"index\": ..., \"probability\": ...}
 
-An image is unknown if it is farther from the images of training than nearly all images of their kind; \
-score is how far, about 1 for an image like those. What a model says of an unknown image is printed all \
-the same. A model that cannot tell leaves both fields out, or empty.
+An image is unknown if it is farther from the images of training than nearly all of their kind; \
+score is how far, about 1 for an image like those. What it would be taken for is printed all the \
+same. Where a model does not tell, csv leaves both empty and jsonl leaves them out.
 
 An unreadable image is named on stderr and left out."
 )]

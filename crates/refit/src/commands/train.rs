@@ -657,23 +657,21 @@ fn trust(report: &Report) -> Vec<String> {
     lines
 }
 
-/// `calibration error on validation images: 3.1% (7.5% before temperature 0.73), Brier score 0.081`.
+/// `calibration error on validation images: 3.3% (before 3.6%), Brier score 0.074 (0.078), log loss 0.124
+/// (0.125)`.
 pub fn calibration(metrics: &Metrics, what: &str) -> String {
-    let before = metrics.uncalibrated.as_ref().map_or_else(String::new, |before| {
-        format!(
-            ", before calibration {}, {:.3} and {:.3}",
+    let on = if what.is_empty() { String::new() } else { format!(" on {what} images") };
+    let (ece, brier, loss) = (percent(metrics.reliability.ece), metrics.brier, metrics.loss);
+    match &metrics.uncalibrated {
+        None => format!("calibration error{on}: {ece}, Brier score {brier:.3}, log loss {loss:.3}"),
+        Some(before) => format!(
+            "calibration error{on}: {ece} (before {}), Brier score {brier:.3} ({:.3}), log loss \
+             {loss:.3} ({:.3})",
             percent(before.reliability.ece),
             before.brier,
-            before.loss
-        )
-    });
-    let what = if what.is_empty() { String::new() } else { format!(" on {what} images") };
-    format!(
-        "calibration error{what} {}, Brier score {:.3}, log loss {:.3}{before}",
-        percent(metrics.reliability.ece),
-        metrics.brier,
-        metrics.loss
-    )
+            before.loss,
+        ),
+    }
 }
 
 /// `unknown: 4.6% of the validation images; of the others 95.9% right`.

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use insta::assert_snapshot;
 
-use crate::images::bmp;
+use crate::images::{bmp, jpeg};
 use crate::scene::{REFIT, Scene, trained};
 
 const MODEL: &str = "run/model.safetensors";
@@ -40,9 +40,70 @@ fn tables_are_for_people_and_csv_for_spreadsheets() {
     assert!(row(0)[2].ends_with('%'));
     let csv = scene.run(&format!("predict {MODEL} {paths} --format csv --top 1")).exits(0).stdout;
     let lines: Vec<&str> = csv.lines().collect();
-    assert_eq!(lines[0], "path,rank,class,index,probability");
+    assert_eq!(lines[0], "path,rank,class,index,probability,unknown,score");
     assert!(lines[1].starts_with("photos/red/00.bmp,1,red,1,0."), "{csv}");
     assert_eq!(lines.len(), 3);
+}
+
+#[test]
+fn images_of_another_kind_are_unknown() {
+    let scene = Scene::with_photos(32);
+    let train = "train photos --strategy features --views 1 --seed 1 --out run --json";
+    let said = scene.run(train).exits(0);
+    assert!(said.stderr.contains("\ncalibration error on validation images: "), "{}", said.stderr);
+    assert!(said.stderr.contains("\nunknown: "), "{}", said.stderr);
+    let report = said.json();
+    assert_eq!(report["calibration"]["fitted_on"], "held-out-training");
+    assert_eq!(report["unknown"]["images"], report["calibration"]["images"]);
+    assert_eq!(report["val"]["reliability"]["bins"].as_array().unwrap().len(), 15);
+    assert!(report["val"]["uncalibrated"]["brier"].is_number());
+
+    scene.write("grey.jpg", jpeg());
+    let predict = |more: &str| {
+        scene.run(&format!("predict {MODEL} photos/red/00.bmp grey.jpg --top 1 {more}"))
+    };
+    let lines = predict("").exits(0).stdout;
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["unknown"], &lines[1]["unknown"]), (&false.into(), &true.into()));
+    let score = |line: usize| lines[line]["score"].as_f64().unwrap();
+    assert!(score(1) > 1.5 * score(0), "{lines:?}");
+    // What it would be is told all the same.
+    assert!(lines[1]["predictions"][0]["class"].is_string());
+    let csv = predict("--format csv").exits(0).stdout;
+    assert!(csv.lines().nth(2).unwrap().contains(",true,"), "{csv}");
+    let table = predict("--format table").exits(0).stdout;
+    let line = table.lines().nth(1).unwrap();
+    assert!(line.starts_with("grey.jpg           unknown ") && line.ends_with("%)"), "{table}");
+    let column = |line: &str, text: &str| line.find(text).unwrap();
+    assert_eq!(column(&table, "red "), column(line, "("), "{table}");
+
+    let off = predict("--unknown off").exits(0).stdout;
+    assert!(!off.contains("unknown"), "{off}");
+    let said = predict("--unknown 0.001").exits(0);
+    assert!(!said.stdout.contains("\"unknown\":true"), "{}", said.stdout);
+    assert_snapshot!("predict-unknown-too-fine", said.stderr);
+    assert_snapshot!("predict-unknown-wrong", predict("--unknown 5%").refused());
+
+    let judged = scene.run("evaluate run/model.safetensors photos --json").exits(0).json();
+    let share = judged["unknown"]["unknown"].as_f64().unwrap();
+    assert!(share < 0.1, "{share}");
+    let judged = scene.run("evaluate run/model.safetensors photos --unknown off").exits(0).stdout;
+    assert!(judged.contains("calibration error: ") && !judged.contains("unknown"), "{judged}");
+    let info = scene.run("info run/model.safetensors").exits(0).stdout;
+    assert!(info.contains("\nunknown ") && info.contains("\ncalibrated "), "{info}");
+    let info = scene.run("info run/model.safetensors --json").exits(0).json();
+    assert!(info["unknown"]["threshold"].is_number() && info["card"]["unknown"].is_null());
+
+    // An edit of what the network computes leaves out what was known of it; others keep it.
+    let said = scene.run("edit run/model.safetensors --activation silu --out other.safetensors");
+    assert_snapshot!("edit-drops-trust", said.exits(0).stderr);
+    let said = scene.run("predict other.safetensors grey.jpg --unknown 0.05").refused();
+    assert_snapshot!("predict-unknown-not-told", said);
+    scene.run("edit run/model.safetensors --freeze-body --out same.safetensors").exits(0);
+    let same = scene.run("predict same.safetensors grey.jpg").exits(0).json();
+    assert_eq!(same["score"], lines[1]["score"]);
+    scene.run("export run/model.safetensors --to onnx --out run/model.onnx").exits(0);
 }
 
 #[test]
