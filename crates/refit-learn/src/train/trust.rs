@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::images::{Images, SplitFeatures};
 use super::judge::{Judged, judged_rows};
-use super::{Learned, Run, labels};
+use super::{Learned, Run};
 use crate::calibrate::{ENOUGH, careful_temperature, cross_fitted, scaled};
 use crate::error::LearnError;
 use crate::metrics::{Metrics, arg_max};
