@@ -37,7 +37,8 @@ pub trait Feed {
     /// The training images' classes.
     fn labels(&self) -> &[usize];
 
-    /// Hands out the steps of an epoch; `order` lists positions of training images.
+    /// Hands out the steps of an epoch; `order` lists positions of training images, for one that comes
+    /// again plus as many times the number of images as it came before.
     ///
     /// # Errors
     /// If images cannot be read, or what `each` returns.
@@ -141,9 +142,17 @@ pub fn fit(
 ) -> Result<Fitted, LearnError> {
     options.precision.check()?;
     let mut state = State::begin(net, options)?;
-    let thaw = Thaw::new(&state.net, options.training.thaw_every);
-    if options.training.thaw_every > 0 {
+    // A head alone has nothing to wait for.
+    let every = if feed.is_body() { options.training.thaw_every } else { 0 };
+    let thaw = Thaw::new(&state.net, every);
+    if every > 0 {
         state.net = thaw.apply(&state.net, state.history.len())?;
+        if thaw.epochs() >= options.training.epochs {
+            watch.event(Event::Warning(format!(
+                "the lowest layers are never trained: that would take more than {} epochs",
+                thaw.epochs()
+            )));
+        }
     }
     let mut training = Training::new_in(&state.net, options.precision);
     if !state.is_over(options, watch) {
@@ -153,7 +162,7 @@ pub fn fit(
     if options.floor && state.history.is_empty() {
         let metrics = feed.validate(&training, &state.net)?;
         state.floor = metrics.as_ref().map(|m| m.top1);
-        state.judge(metrics.as_ref(), options);
+        state.judge(metrics.as_ref(), options, &thaw)?;
     }
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
@@ -174,7 +183,7 @@ pub fn fit(
             trained => trained?,
         }
         let metrics = feed.validate(&training, state.judged())?;
-        state.judge(metrics.as_ref(), options);
+        state.judge(metrics.as_ref(), options, &thaw)?;
         state.keep(options)?;
         (options.log)(&state.history)?;
         watch.event(Event::Note(describe(&state.history[epoch - 1], epochs)));
@@ -203,8 +212,9 @@ struct State {
     best: Vec<Best>,
     /// The accuracy that an epoch must have to be the best.
     floor: Option<f64>,
-    /// Seconds of earlier runs that this one continues.
+    /// Seconds of earlier sessions that this one continues, and those of them that went into epochs.
     before: f64,
+    trained_before: f64,
     began: Instant,
 }
 
@@ -247,6 +257,7 @@ impl State {
             best: Vec::new(),
             floor: None,
             before: 0.0,
+            trained_before: 0.0,
             began: Instant::now(),
         };
         let checkpoint = options.checkpoints.map(checkpoint_file);
@@ -319,7 +330,7 @@ impl State {
             val_top1: None,
             learning_rate: rate,
             gradient_norm: norms / done.max(1) as f64,
-            seconds: self.before + self.began.elapsed().as_secs_f64(),
+            seconds: self.trained_before + self.began.elapsed().as_secs_f64(),
         });
         Ok(())
     }
@@ -372,26 +383,33 @@ impl State {
     }
 
     /// Takes note of how the epoch did; without validation images the last weights are the best.
-    fn judge(&mut self, metrics: Option<&Metrics>, options: &FitOptions) {
+    fn judge(
+        &mut self,
+        metrics: Option<&Metrics>,
+        options: &FitOptions,
+        thaw: &Thaw,
+    ) -> Result<(), LearnError> {
         let epoch = self.history.len();
         if let (Some(last), Some(metrics)) = (self.history.last_mut(), metrics) {
             (last.val_loss, last.val_top1) = (Some(metrics.loss), Some(metrics.top1));
         }
         let Some(metrics) = metrics else {
-            let best = Best { epoch, score: Score::default(), net: self.judged().clone() };
-            self.best = vec![best];
-            return;
+            let net = thaw.open(self.judged())?;
+            self.best = vec![Best { epoch, score: Score::default(), net }];
+            return Ok(());
         };
         if self.floor.is_some_and(|floor| metrics.top1 < floor) {
-            return;
+            return Ok(());
         }
         let score = options.training.select.score(metrics, self.floor.is_some());
         let rank = self.best.iter().take_while(|best| !score.is_better(&best.score)).count();
         let most = options.training.average_best.max(1);
         if rank < most {
-            self.best.insert(rank, Best { epoch, score, net: self.judged().clone() });
+            let net = thaw.open(self.judged())?;
+            self.best.insert(rank, Best { epoch, score, net });
             self.best.truncate(most);
         }
+        Ok(())
     }
 
     /// Lets the mean of the best epochs' weights compete with the best.
@@ -481,6 +499,7 @@ impl State {
             }
         }
         self.optimizer.restore(OptimizerState { tensors, counters: record.counters });
+        self.trained_before = record.history.last().map_or(0.0, |epoch| epoch.seconds);
         self.history = record.history;
         self.floor = record.floor;
         self.before = record.spent;

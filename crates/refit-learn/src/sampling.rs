@@ -5,7 +5,8 @@ use refit_data::Stream;
 use crate::settings::ClassBalance;
 
 /// The images of an epoch in the order of its steps, as many as there are: each once, or, where classes
-/// are sampled alike, as many of each class as of any other.
+/// are sampled alike, as many of each class as of any other. What is shown for the `k`-th time again is
+/// listed as its position plus `k` times the number of images, so that it can be another view.
 pub(crate) fn order(labels: &[usize], balance: ClassBalance, stream: &mut Stream) -> Vec<usize> {
     match balance {
         ClassBalance::Sampling => balanced(labels, stream),
@@ -33,6 +34,11 @@ fn balanced(labels: &[usize], stream: &mut Stream) -> Vec<usize> {
         }
     }
     order.truncate(labels.len());
+    let mut shown = vec![0; labels.len()];
+    for image in &mut order {
+        shown[*image] += 1;
+        *image += (shown[*image] - 1) * labels.len();
+    }
     order
 }
 
@@ -60,13 +66,19 @@ mod tests {
             (0..100).map(|i| [0, 2, 3][(i >= 90) as usize + (i >= 99) as usize]).collect();
         let order = drawn(&labels, ClassBalance::Sampling, 0);
         assert_eq!(order.len(), 100);
+        let ids_of = |epoch| drawn(&labels, ClassBalance::Sampling, epoch);
+        let mut ids = order.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 100, "what comes again is told apart");
+        let order: Vec<usize> = order.iter().map(|id| id % 100).collect();
         let count = |class| order.iter().filter(|i| labels[**i] == class).count();
         assert!([0, 2, 3].iter().all(|class| (33..=34).contains(&count(*class))));
         // Each of the nine three times and up to once more, none of the ninety twice.
         let times = |image: usize| order.iter().filter(|i| **i == image).count();
         assert!((90..99).all(|i| (3..=4).contains(&times(i))));
         assert!((0..90).all(|i| times(i) <= 1));
-        assert_ne!(order, drawn(&labels, ClassBalance::Sampling, 1));
+        assert_ne!(ids_of(0), ids_of(1));
         assert!(drawn(&[], ClassBalance::Sampling, 0).is_empty());
     }
 }

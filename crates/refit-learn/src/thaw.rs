@@ -20,17 +20,40 @@ impl Thaw {
     /// Of what `net` is to train, one group more every so many epochs; 0 trains all at once.
     pub fn new(net: &Network, every: usize) -> Self {
         let graph = net.graph();
-        let open = (1..graph.nodes().len()).rev().filter(|id| !net.is_frozen(*id));
-        let names: Vec<String> = open.map(|id| graph.nodes()[id].name.clone()).collect();
-        let each = names.len().div_ceil(GROUPS).max(1);
-        Self { groups: names.chunks(each).map(<[String]>::to_vec).collect(), every }
+        let open: Vec<usize> =
+            (1..graph.nodes().len()).rev().filter(|id| !net.is_frozen(*id)).collect();
+        let learns = |id: &&usize| net.node_parameters(**id).next().is_some();
+        let each = open.iter().filter(learns).count().div_ceil(GROUPS).max(1);
+        let mut groups: Vec<Vec<String>> = Vec::new();
+        let mut learners = 0;
+        for id in &open {
+            // What has nothing to learn goes with what stands below it.
+            let group = learners / each;
+            groups.resize_with(groups.len().max(group + 1), Vec::new);
+            groups[group].push(graph.nodes()[*id].name.clone());
+            learners += usize::from(learns(&id));
+        }
+        Self { groups, every }
+    }
+
+    /// Epochs after which all are trained.
+    pub fn epochs(&self) -> usize {
+        self.groups.len().saturating_sub(1) * self.every
     }
 
     /// Groups that are trained in an epoch, from 0.
     fn thawed(&self, epoch: usize) -> usize {
         match epoch.checked_div(self.every) {
-            Some(more) => (1 + more).min(self.groups.len()),
+            Some(more) => more.saturating_add(1).min(self.groups.len()),
             None => self.groups.len(),
+        }
+    }
+
+    /// The network with nothing resting that is to be trained at last.
+    pub fn open(&self, net: &Network) -> Result<Network, LearnError> {
+        match self.every {
+            0 => Ok(net.clone()),
+            _ => self.apply(net, usize::MAX),
         }
     }
 

@@ -30,6 +30,9 @@ use crate::watch::{Event, stage};
 /// Images that go through the frozen part, or a trained part that is judged, together.
 const TOGETHER: usize = 32;
 
+/// Bytes of rows that are kept where no file can be written.
+const IN_MEMORY: u64 = 512 << 20;
+
 /// Bytes of rows that are held in memory before they are written.
 const WRITE_EVERY: usize = 16 << 20;
 
@@ -118,13 +121,16 @@ impl<'a> ActivationFeed<'a> {
             train: Part::new(&images.train, &images.hashes[0]),
             val: Part::new(&images.val, &images.hashes[1]),
             shapes,
-            learned: RefCell::new(open(run, &key, dim)),
-            judged: RefCell::new(open(run, &key, dim)),
+            learned: RefCell::new(open(run, &key, dim, run.context.activation_budget)),
+            judged: RefCell::new(open(run, &key, dim, run.context.activation_budget / 4)),
         })
     }
 
     fn views(&self) -> usize {
-        self.run.settings.training.fixed_views
+        match self.run.settings.training.augment().is_none() {
+            true => 1,
+            false => self.run.settings.training.fixed_views,
+        }
     }
 
     /// Computes and keeps the rows of `part` that are not there, as far as there is room.
@@ -182,6 +188,12 @@ impl<'a> ActivationFeed<'a> {
         part: &Part,
         jobs: Vec<View>,
     ) -> impl Iterator<Item = Result<Vec<T>, LearnError>> + use<'b, T> {
+        let count = jobs.len();
+        let mut jobs = jobs;
+        // An image alone in its batch may round differently (`Filter::for_any_batch` of the kernels).
+        if count % TOGETHER == 1 {
+            jobs.push(jobs[count - 1]);
+        }
         let samples: Vec<Sample> = jobs.iter().map(|&(i, _)| part.samples[i].clone()).collect();
         let options = LoaderOptions {
             batch_size: TOGETHER,
@@ -207,7 +219,7 @@ impl<'a> ActivationFeed<'a> {
             Ok(())
         };
         let loader = Loader::of_views(samples, order, options, open, make);
-        loader.flat_map(move |batch| match batch {
+        let rows = loader.flat_map(move |batch| match batch {
             Err(error) => vec![Err(error.into())],
             Ok(batch) => {
                 let shape = [batch.n, 3, batch.size, batch.size];
@@ -215,7 +227,8 @@ impl<'a> ActivationFeed<'a> {
                 let values = training.run_frozen(Tensor::from_data(data, &Device::flex()));
                 split(&values, batch.n).into_iter().map(|row| Ok(T::of(&row))).collect()
             }
-        })
+        });
+        rows.take(count)
     }
 
     /// The values of rows `[n, everything]`, as they enter the trained part.
@@ -293,7 +306,9 @@ impl Feed for ActivationFeed<'_> {
         order: Vec<usize>,
         each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
     ) -> Result<(), LearnError> {
-        let jobs: Vec<View> = order.into_iter().map(|i| (i, (epoch + i) % self.views())).collect();
+        let n = self.train.samples.len();
+        let view = |id: usize| (id % n, (epoch + id % n + id / n) % self.views());
+        let jobs: Vec<View> = order.into_iter().map(view).collect();
         let batch = self.run.settings.training.batch;
         let cache = (batch, &self.learned);
         self.batches(training, &self.train, &jobs, cache, &mut |jobs, boundary| {
@@ -328,28 +343,35 @@ impl Run<'_> {
         for layer in layers {
             frozen.update(&network.fingerprint(layer)?);
         }
+        // A file for these images and views alone, so that others, when they are no longer used, leave.
+        let settings = self.settings;
+        let mut views = blake3::Hasher::new();
+        views.update(settings.data.as_os_str().as_encoded_bytes());
+        views.update(&settings.seed.to_le_bytes()).update(&settings.training.augment().digest());
+        let views = views.finalize().to_hex();
         let (name, layers) = (network.graph().name(), layers.join(" "));
         Ok(CacheKey {
             frozen: *frozen.finalize().as_bytes(),
             preprocess: preprocess.digest(&DecodeOptions::default()),
             what: match self.settings.precision {
-                Precision::F32 => format!("{name} activations of {layers}"),
-                other => format!("{name} activations of {layers} in {other}"),
+                Precision::F32 => format!("{name} activations of {layers}, {views}"),
+                other => format!("{name} activations of {layers} in {other}, {views}"),
             },
         })
     }
 }
 
-fn open<T: Kept>(run: &Run, key: &CacheKey, dim: usize) -> FeatureCache<T> {
-    let options = CacheOptions {
-        budget: run.context.activation_budget,
-        write_every: WRITE_EVERY,
-        within_budget: true,
-    };
+fn open<T: Kept>(run: &Run, key: &CacheKey, dim: usize, budget: u64) -> FeatureCache<T> {
+    let options = |budget| CacheOptions { budget, write_every: WRITE_EVERY, within_budget: true };
     let folder = run.context.cache.as_deref().map(|cache: &Path| cache.join("activations"));
-    match folder {
-        Some(folder) => FeatureCache::open_with(&folder, key, dim, options),
-        None => FeatureCache::in_memory_with(dim, options),
+    let Some(folder) = folder else {
+        return FeatureCache::in_memory_with(dim, options(budget.min(IN_MEMORY)));
+    };
+    let mut cache = FeatureCache::open_with(&folder, key, dim, options(budget));
+    cache.take_warnings().into_iter().for_each(|w| run.watch.event(Event::Warning(w)));
+    match cache.path() {
+        Some(_) => cache,
+        None => FeatureCache::in_memory_with(dim, options(budget.min(IN_MEMORY))),
     }
 }
 

@@ -84,7 +84,7 @@ impl Run<'_> {
         let mut by_class = vec![0; classes];
         truth.iter().for_each(|l| by_class[*l] += 1);
         let mirroring = match self.looks_at_mirroring() {
-            true => self.mirroring(&features.learned)?,
+            true => self.mirroring(start, &images)?,
             false => Vec::new(),
         };
         let amount = Amount::new(by_class, self.parameters(start)?);

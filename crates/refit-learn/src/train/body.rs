@@ -98,7 +98,7 @@ pub(super) fn image_cache(preprocess: &Preprocess) -> ImageCache {
 }
 
 /// The stream that an image's augmentation in an epoch is drawn from; `index` is its position among
-/// the readable training images.
+/// the readable training images, or, where it comes again, as [`Feed::epoch`] lists it.
 pub(super) fn augment_stream(seed: u64, epoch: usize, index: usize) -> Stream {
     Stream::new(seed, "augment", &[epoch as u64, index as u64])
 }
@@ -145,17 +145,22 @@ impl Feed for ImageFeed<'_> {
             ahead: 2,
             strictness: Strictness::Strict,
         };
-        let make = move |sample: &Sample, index: usize, out: &mut [f32]| -> Result<(), DataError> {
+        let train = &self.images.train;
+        let samples: Vec<Sample> = order.iter().map(|id| train[id % train.len()].clone()).collect();
+        let ids: Arc<[usize]> = order.into();
+        let all = (0..ids.len()).collect();
+        let own = Arc::clone(&ids);
+        let make = move |sample: &Sample, job: usize, out: &mut [f32]| -> Result<(), DataError> {
             let image = cache.get(&sample.path)?;
-            let mut stream = augment_stream(seed, epoch, index);
+            let mut stream = augment_stream(seed, epoch, own[job]);
             augment.apply_into(&image, &pipeline, &mut stream, out);
             Ok(())
         };
-        for batch in Loader::new(self.images.train.clone(), order, options, make) {
+        for batch in Loader::new(samples, all, options, make) {
             let mut batch = batch?;
-            let mixtures = augment
-                .mix
-                .map_or_else(Vec::new, |mix| mix.draw(seed, epoch, &batch.indices, batch.size));
+            let drawn: Vec<usize> = batch.indices.iter().map(|job| ids[*job]).collect();
+            let mixtures =
+                augment.mix.map_or_else(Vec::new, |mix| mix.draw(seed, epoch, &drawn, batch.size));
             if !mixtures.is_empty() {
                 Mix::apply(&mut batch.images, batch.size, &mixtures);
             }

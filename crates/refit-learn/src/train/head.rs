@@ -144,11 +144,14 @@ impl Feed for FeatureFeed<'_> {
         let Features { dim, views, .. } = self.features.learned;
         for images in order.chunks(self.batch) {
             // Every epoch sees another view of an image.
-            let row = |&i: &usize| self.features.learned.row(i, (epoch + i) % views).to_vec();
+            let n = self.labels.len();
+            let row = |&id: &usize| {
+                self.features.learned.row(id % n, (epoch + id % n + id / n) % views).to_vec()
+            };
             let rows: Vec<f32> = images.iter().flat_map(row).collect();
             let data = TensorData::new(rows, [images.len(), dim]);
             let boundary = vec![Value::Vector(Tensor::from_data(data, &self.device))];
-            let labels = images.iter().map(|&i| self.labels[i]).collect();
+            let labels = images.iter().map(|&id| self.labels[id % n]).collect();
             each(Step { boundary, labels, mixtures: Vec::new() })?;
         }
         Ok(())

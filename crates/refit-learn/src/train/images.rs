@@ -43,8 +43,6 @@ impl Run<'_> {
         let (train, rest) = samples.split_at(self.dataset.train.len());
         // Where the head may be the result, it learns from as many views as it can have.
         let views = if self.last_head() { self.settings.views } else { 1 };
-        let looked_at = if self.looks_at_mirroring() { 2 } else { 1 };
-        let views = views.max(looked_at);
         let mirrored = self.settings.mirror != Mirror::Never;
         let augment = Augment::medium();
         let augment = if mirrored { augment } else { augment.without_flip() };
@@ -56,7 +54,7 @@ impl Run<'_> {
                 change: Change::Nothing,
                 augment,
                 seed: self.settings.seed,
-                cache: self.context.cache.as_ref().map(|cache| cache.join("features")),
+                cache: self.context.features_folder(),
             };
             extract(&start.network, &start.preprocess, samples, &options, self.watch)
         };

@@ -2,10 +2,10 @@
 
 use refit_data::{Augment, Sample};
 
-use super::Run;
 use super::advise::spread;
-use super::images::SplitFeatures;
+use super::images::Images;
 use super::start::{Start, starting_point};
+use super::{Run, labels};
 use crate::advice::mirroring::{Confusion, Views, confusions, in_words};
 use crate::error::LearnError;
 use crate::extract::{Change, ExtractOptions, Features, extract};
@@ -33,7 +33,7 @@ impl Run<'_> {
     pub(super) fn settle_changes(
         &self,
         start: &Start,
-        features: Option<&SplitFeatures>,
+        images: &Images,
     ) -> Result<Settings, LearnError> {
         let mut settings = self.settings.clone();
         if settings.mirror == Mirror::Always {
@@ -48,19 +48,26 @@ impl Run<'_> {
         if !turns && !self.looks_at_mirroring() {
             return Ok(settings);
         }
-        let own;
-        let learned = match features {
-            Some(features) => &features.learned,
-            None => {
-                own = self.plain_and_mirrored(start)?;
-                &own
+        let (chosen, truth) = self.looked_at(images);
+        let embedded;
+        // Random weights know nothing yet: the embedded ones look instead.
+        let start = match settings.strategy {
+            Strategy::Scratch => {
+                let settings = Settings::new(settings.data.clone(), Strategy::Features);
+                embedded = starting_point(&settings, start.network.device(), &())?;
+                &embedded
             }
+            _ => start,
         };
-        if self.looks_at_mirroring() && self.warns(&self.mirroring(learned)?, "mirroring") {
-            settings = settings.unmirrored();
+        if self.looks_at_mirroring() {
+            let both = self.changed(start, &chosen, 2, Change::Nothing)?;
+            let found = self.mirrored(&both, &truth)?;
+            if self.warns(&found, "mirroring") {
+                settings = settings.unmirrored();
+            }
         }
         if turns {
-            let augment = self.without_confusing_turns(start, learned, augment)?;
+            let augment = self.without_confusing_turns(start, &chosen, &truth, augment)?;
             settings.training.augment = Some(match settings.mirror {
                 Mirror::Never => augment.without_flip(),
                 _ => augment,
@@ -70,23 +77,37 @@ impl Run<'_> {
     }
 
     /// The classes that mirroring turns into others, from views 0 and 1 of the training images.
-    pub(super) fn mirroring(&self, learned: &Features) -> Result<Vec<Confusion>, LearnError> {
-        let (truth, used) = self.looked_at(learned);
-        let [plain, mirrored] = [0, 1].map(|view| rows_of(learned, &used, view));
+    pub(super) fn mirroring(
+        &self,
+        start: &Start,
+        images: &Images,
+    ) -> Result<Vec<Confusion>, LearnError> {
+        let (chosen, truth) = self.looked_at(images);
+        self.mirrored(&self.changed(start, &chosen, 2, Change::Nothing)?, &truth)
+    }
+
+    /// The same, from both views of the images that are looked at.
+    fn mirrored(&self, both: &Features, truth: &[usize]) -> Result<Vec<Confusion>, LearnError> {
+        let rows = |view| -> Vec<f32> {
+            (0..truth.len()).flat_map(|i| both.row(i, view)).copied().collect()
+        };
+        let (plain, mirrored) = (rows(0), rows(1));
         let views = Views { plain: &plain, there: &mirrored, back: &mirrored };
-        stage(self.watch, "mirroring", 0, || self.confusions(&views, &truth))
+        stage(self.watch, "mirroring", 0, || self.confusions(&views, truth))
     }
 
     fn confusions(&self, views: &Views, truth: &[usize]) -> Result<Vec<Confusion>, LearnError> {
         Ok(confusions(views, truth, self.dataset.classes.len(), self.settings.seed)?)
     }
 
-    /// Classes and positions of the readable training images that are looked at.
-    fn looked_at(&self, learned: &Features) -> (Vec<usize>, Vec<usize>) {
-        let truth: Vec<usize> =
-            learned.readable.iter().map(|i| self.dataset.train[*i].label).collect();
+    /// The training images that are looked at, and their classes.
+    fn looked_at(&self, images: &Images) -> (Vec<Sample>, Vec<usize>) {
+        let truth = labels(&images.train);
         let used = spread(&truth, MOST);
-        (used.iter().map(|i| truth[*i]).collect(), used)
+        (
+            used.iter().map(|i| images.train[*i].clone()).collect(),
+            used.iter().map(|i| truth[*i]).collect(),
+        )
     }
 
     /// Tells what was found, if anything.
@@ -103,21 +124,6 @@ impl Run<'_> {
         true
     }
 
-    /// Features for the look, where the run itself takes none: by the network that training starts
-    /// from, or by the embedded one where that knows nothing yet.
-    fn plain_and_mirrored(&self, start: &Start) -> Result<Features, LearnError> {
-        let embedded;
-        let start = match self.settings.strategy {
-            Strategy::Scratch => {
-                let settings = Settings::new(self.settings.data.clone(), Strategy::Features);
-                embedded = starting_point(&settings, start.network.device(), &())?;
-                &embedded
-            }
-            _ => start,
-        };
-        self.changed(start, &self.dataset.train, 2, Change::Nothing)
-    }
-
     fn changed(
         &self,
         start: &Start,
@@ -132,7 +138,7 @@ impl Run<'_> {
             change,
             augment: Augment::none(),
             seed: self.settings.seed,
-            cache: self.context.cache.clone(),
+            cache: self.context.features_folder(),
         };
         extract(&start.network, &start.preprocess, samples, &options, self.watch)
     }
@@ -141,17 +147,16 @@ impl Run<'_> {
     fn without_confusing_turns(
         &self,
         start: &Start,
-        learned: &Features,
+        samples: &[Sample],
+        truth: &[usize],
         mut augment: Augment,
     ) -> Result<Augment, LearnError> {
-        let (truth, used) = self.looked_at(learned);
-        let samples: Vec<Sample> =
-            used.iter().map(|i| self.dataset.train[learned.readable[*i]].clone()).collect();
-        let plain = rows_of(learned, &used, 0);
-        let rows = |change| Ok(self.changed(start, &samples, 1, change)?.rows);
-        let find = |there: &[f32], back: &[f32]| {
-            self.confusions(&Views { plain: &plain, there, back }, &truth)
+        let rows = |change| -> Result<Vec<f32>, LearnError> {
+            Ok(self.changed(start, samples, 1, change)?.rows)
         };
+        let plain = &rows(Change::Nothing)?;
+        let find =
+            |there: &[f32], back: &[f32]| self.confusions(&Views { plain, there, back }, truth);
         if augment.vertical_flip > 0.0 {
             let flipped: Vec<f32> = rows(Change::UpsideDown)?;
             if self.warns(&find(&flipped, &flipped)?, "mirroring top and bottom") {
@@ -170,8 +175,4 @@ impl Run<'_> {
         }
         Ok(augment)
     }
-}
-
-fn rows_of(features: &Features, images: &[usize], view: usize) -> Vec<f32> {
-    images.iter().flat_map(|&i| features.row(i, view)).copied().collect()
 }

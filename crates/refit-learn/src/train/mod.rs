@@ -73,6 +73,13 @@ impl Default for RunContext {
     }
 }
 
+impl RunContext {
+    /// Where features are kept.
+    pub(crate) fn features_folder(&self) -> Option<PathBuf> {
+        self.cache.as_ref().map(|cache| cache.join("features"))
+    }
+}
+
 /// Where the time went, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Seconds {
@@ -102,6 +109,7 @@ pub struct Report {
     /// On the test images, where there are any, at the model's temperature.
     pub test: Option<Metrics>,
     /// Where the model's temperature comes from.
+    #[serde(default)]
     pub calibration: Calibration,
     /// How the model tells images of another kind, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -239,8 +247,14 @@ impl Run<'_> {
     /// Every strategy that trains something: with the changes of images that leave classes alone.
     fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
         let takes_features = self.settings.strategy.runs_frozen() || self.settings.floor;
-        let features = if takes_features { Some(self.features(&start)?) } else { None };
-        let settings = &self.settle_changes(&start, features.as_ref())?;
+        let (images, features) = match takes_features {
+            true => {
+                let features = self.features(&start)?;
+                (self.images_with(&features)?, Some(features))
+            }
+            false => (self.checked_images()?, None),
+        };
+        let settings = &self.settle_changes(&start, &images)?;
         let run = Run {
             settings,
             dataset: self.dataset.clone(),
@@ -251,26 +265,23 @@ impl Run<'_> {
             Some(features) => Some(run.features_to_learn_from(features, &start)?),
             None => None,
         };
-        run.learn_from(start, features)
+        run.learn_from(start, images, features)
     }
 
     /// Learns from features, or from images where there are none.
     fn learn_from(
         &self,
         start: Start,
+        images: Images,
         features: Option<SplitFeatures>,
     ) -> Result<Outcome, LearnError> {
         let strategy = self.settings.strategy;
         let mut seconds = Seconds::default();
         self.warn_of_random_features(&start);
         let network = self.with_new_head(&start)?;
-        let (images, features) = match features {
-            Some(features) => {
-                seconds.features = features.learned.seconds + features.judged.seconds;
-                (self.images_with(&features)?, Some(features))
-            }
-            None => (self.checked_images()?, None),
-        };
+        if let Some(features) = &features {
+            seconds.features = features.learned.seconds + features.judged.seconds;
+        }
         self.folder.begin(self.settings, &images, self.context.resume)?;
         if let Some(advice) = self.advice {
             self.folder.write("advice.json", advice.as_bytes())?;

@@ -41,7 +41,7 @@ pub fn preview(
     context: &RunContext,
     watch: &dyn Watch,
 ) -> Result<Vec<Preview>, LearnError> {
-    settings.validate()?;
+    settings.training.augment().validate()?;
     let dataset = open_dataset(settings, watch)?;
     let settings = &settings.settled();
     let preprocess = preprocess_for(&zoo::find(&settings.backbone)?.input);

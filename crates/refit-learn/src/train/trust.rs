@@ -44,6 +44,13 @@ pub struct Calibration {
     pub images: usize,
 }
 
+impl Default for Calibration {
+    /// Logits as they are.
+    fn default() -> Self {
+        Self { temperature: 1.0, fitted_on: FittedOn::Nothing, images: 0 }
+    }
+}
+
 /// How a model tells images of another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct UnknownReport {

@@ -437,10 +437,22 @@ impl TrainOptions {
         let solved = self.strategy == Way::Named(Strategy::Features)
             && self.head == HeadKind::Linear
             && !self.keep_classes;
+        let of_bodies = [
+            ("--augment", self.augment.is_some()),
+            ("--fixed-views", self.fixed_views.is_some()),
+            ("--thaw-every", self.thaw_every.is_some()),
+            ("--norms", self.norms.is_some()),
+        ];
+        let given = |flags: &[(&'static str, bool)]| {
+            flags.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect::<Vec<_>>()
+        };
+        if !solved && self.strategy == Way::Named(Strategy::Features) {
+            return given(&of_bodies);
+        }
         if !solved && self.strategy != Way::Named(Strategy::AsIs) {
             return Vec::new();
         }
-        let flags = [
+        let others = [
             ("--epochs", self.epochs.is_some()),
             ("--batch", self.batch.is_some()),
             ("--lr", self.lr.is_some()),
@@ -450,17 +462,13 @@ impl TrainOptions {
             ("--warmup", self.warmup.is_some()),
             ("--clip", self.clip.is_some()),
             ("--patience", self.patience.is_some()),
-            ("--augment", self.augment.is_some()),
-            ("--fixed-views", self.fixed_views.is_some()),
             ("--schedule", self.schedule.is_some()),
-            ("--thaw-every", self.thaw_every.is_some()),
             ("--select", self.select.is_some()),
             ("--ema", self.ema.is_some()),
             ("--average-best", self.average_best.is_some()),
-            ("--norms", self.norms.is_some()),
             ("--time-budget", self.time_budget.is_some()),
         ];
-        flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+        [given(&others), given(&of_bodies)].concat()
     }
 }
 
@@ -551,6 +559,9 @@ fn warn_of_idle_flags(options: &TrainOptions, progress: &Progress) {
     let (flags, verb) = (flags.join(", "), if flags.len() == 1 { "does" } else { "do" });
     let why = match options.strategy {
         Way::Named(Strategy::AsIs) => "nothing is trained".to_owned(),
+        _ if options.head != HeadKind::Linear || options.keep_classes => {
+            "a head learns from features, by steps of its own".to_owned()
+        }
         _ => "a linear head is solved for, not trained by steps".to_owned(),
     };
     progress.say(&format!("warning: {flags} {verb} nothing here: {why}"));

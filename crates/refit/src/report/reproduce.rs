@@ -1,5 +1,7 @@
 //! The commands that make the run again, and use its model.
 
+use std::path::Path;
+
 use maud::{Markup, html};
 use refit::data::Level;
 use refit::learn::{ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, TrainingSettings};
@@ -51,7 +53,7 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
     if !advised {
         flag("strategy", settings.strategy.to_string());
         if let Some(layer) = &settings.unfreeze_from {
-            flag("unfreeze-from", layer.clone());
+            flag("unfreeze-from", shell(Path::new(layer)));
         }
     }
     if settings.precision != Precision::F32 {
@@ -77,7 +79,7 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
     if let Some(seconds) = settings.time_budget {
         flag("time-budget", format!("{seconds}s"));
     }
-    let known = training_flags(settings, &mut flag);
+    let known = training_flags(settings, advised, &mut flag);
     if settings.keep_classes {
         words.push("--keep-classes".into());
     }
@@ -97,7 +99,7 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
 }
 
 /// Flags for what differs from the strategy's defaults; tells whether they say everything.
-fn training_flags(settings: &Settings, flag: &mut dyn FnMut(&str, String)) -> bool {
+fn training_flags(settings: &Settings, advised: bool, flag: &mut dyn FnMut(&str, String)) -> bool {
     let (own, usual) = (&settings.training, TrainingSettings::for_strategy(settings.strategy));
     let numbers = [
         ("epochs", own.epochs as f64, usual.epochs as f64),
@@ -139,11 +141,15 @@ fn training_flags(settings: &Settings, flag: &mut dyn FnMut(&str, String)) -> bo
     }
     let varied = settings.strategy.trains_body() && own.augment != usual.augment;
     let Some(augment) = own.augment.filter(|_| varied) else { return true };
-    let level = Level::ALL.into_iter().find(|level| {
-        let usual = level.augment();
-        augment == usual || augment == usual.without_flip()
+    let level = Level::ALL.into_iter().find(|level| match settings.mirror {
+        Mirror::Never => augment == level.augment().without_flip(),
+        _ => augment == level.augment(),
     });
-    level.into_iter().for_each(|level| flag("augment", level.name().into()));
+    // Advice gives each strategy its own level.
+    let level_is_usual = advised && matches!(level, Some(Level::Light | Level::Medium));
+    if let Some(level) = level.filter(|_| !level_is_usual) {
+        flag("augment", level.name().into());
+    }
     level.is_some()
 }
 
