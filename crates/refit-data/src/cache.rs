@@ -743,7 +743,8 @@ mod tests {
         };
         let row = |n: usize| row(n).iter().map(|v| f16::from_f32(*v)).collect::<Vec<_>>();
         let mut kept = FeatureCache::open_with(dir.path(), &key("features"), DIM, options);
-        let mut memory = FeatureCache::in_memory_with(DIM, options);
+        let budget = 5 * record_len::<f16>(DIM) as u64;
+        let mut memory = FeatureCache::in_memory_with(DIM, CacheOptions { budget, ..options });
         for cache in [&mut kept, &mut memory] {
             (0..9).for_each(|n| cache.insert(&hash(n), 0, &row(n)));
             assert!(cache.room() == 0 && cache.take_warnings().is_empty());

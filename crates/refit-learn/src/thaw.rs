@@ -95,7 +95,7 @@ mod tests {
         assert_eq!((0..9).filter(|e| thaw.changes(*e)).collect::<Vec<_>>(), [2, 4, 6]);
         // What comes first is what stands highest.
         let first = thaw.apply(&net, 0).unwrap();
-        assert!(Training::new(&first).boundary(&first)[0].starts_with("layer4"));
+        assert!(Training::new(&first).boundary(&first)[0].starts_with("layer3.1"));
         // What was frozen stays so, and what an earlier epoch froze thaws.
         let last = thaw.apply(&first, 9).unwrap();
         assert_eq!(

@@ -167,16 +167,17 @@ mod tests {
     /// Layers read once and more often, before and behind norms, with ways around them.
     #[test]
     fn gradients_equal_those_of_the_operations_on_tensors_and_differences() {
-        compare(everything(), &["input", "a_relu6", "b_norm", "d_relu", "pool", "h", "mean", "fc"]);
-        compare(
-            everything_else(),
-            &["a", "a_silu", "d_gelu", "gate_conv", "gated", "left", "e_tanh", "cat", "v_gelu"],
-        );
+        let layers = ["input", "a_relu6", "b_norm", "d_relu", "pool", "h", "mean", "fc"];
+        compare(everything(), &layers, &[]);
+        let layers = ["a", "a_silu", "d_gelu", "gate_conv", "e_tanh", "v_gelu"];
+        // Windows that overlap have the same maxima, of which a later window takes the first: its
+        // slope is another to each side.
+        compare(everything_else(), &layers, &["pool", "gated", "left", "cat"]);
     }
 
-    fn compare(graph: Graph, layers: &[&str]) {
+    fn compare(graph: Graph, layers: &[&str], tied: &[&str]) {
         let net = shaken(graph);
-        for layer in layers {
+        for layer in layers.iter().chain(tied) {
             let sensitivity = Sensitivity::new(&net, layer).unwrap();
             let given = || sensitivity.before.run(images(2, net.device()).map());
             let kernels = sensitivity.on_cpu(given(), |_| WEIGHTS.to_vec());
@@ -188,7 +189,9 @@ mod tests {
             for (a, b) in ours.iter().zip(&theirs) {
                 assert!((a - b).abs() <= 1e-4 * top, "{layer}: {a}, not {b}, of {top}");
             }
-            differences(&sensitivity, given(), &ours, layer);
+            if !tied.contains(layer) {
+                differences(&sensitivity, given(), &ours, layer);
+            }
         }
     }
 
