@@ -101,7 +101,10 @@ fn a_runs_folder_is_read_back() {
     let Outcome { report, predictions, .. } =
         train(&settings, &context(Some(folder.clone())), &()).unwrap();
     let record = Record::read(&folder).unwrap();
-    assert_eq!((&record.settings, &record.report), (&settings, &report));
+    assert_eq!(record.settings, settings);
+    // JSON may lose a number's last bit.
+    let told = serde_json::to_string(&report).unwrap();
+    assert_eq!(record.report, serde_json::from_str(&told).unwrap());
     assert_eq!(record.predictions.as_ref(), Some(&predictions));
     assert_eq!(predictions.len() as u64, report.val.unwrap().samples);
     assert_eq!(record.fingerprint.len(), 64);
@@ -383,7 +386,8 @@ fn strategies_that_train_layers_run_what_is_frozen_in_bf16() {
     for strategy in [Strategy::Partial, Strategy::FineTune] {
         let run = |precision| {
             let mut settings = Settings { precision, ..small(dir.path(), strategy) };
-            settings.training.epochs = 1;
+            // New views, since two plain ones of these pictures are too much alike for the head.
+            (settings.training.epochs, settings.training.fixed_views) = (1, 0);
             settings.unfreeze_from = (strategy == Strategy::Partial).then(|| "conv_head".into());
             let log = Log::default();
             let outcome = train(&settings, &context(None), &log).unwrap();
