@@ -24,7 +24,7 @@ pub fn temperature(logits: &[f32], labels: &[usize], classes: usize) -> f64 {
 }
 
 /// As [`temperature`], but no farther from 1 than the images speak for: `ln T` is expected to be 0, give
-/// or take [`EXPECTED`]. Some hundred images tell `T` to a tenth or two, and without this, halves of
+/// or take 0.2. Some hundred images tell `T` to a tenth or two, and without this, halves of
 /// validation sets gave temperatures that made the other half's loss worse (docs/trust.md).
 pub fn careful_temperature(logits: &[f32], labels: &[usize], classes: usize) -> f64 {
     fitted(logits, labels, classes, 0.5 / (EXPECTED * EXPECTED))
