@@ -204,6 +204,9 @@ fn describe(epoch: &Epoch, epochs: usize) -> String {
 
 struct State {
     net: Network,
+    /// The parameters that may differ from those that training began with, which a run that goes on
+    /// makes again.
+    moving: Vec<String>,
     /// The mean of the weights of late, if that is what is judged.
     average: Option<Network>,
     optimizer: Optimizer,
@@ -249,8 +252,10 @@ impl State {
     fn begin(net: Network, options: &FitOptions) -> Result<Self, LearnError> {
         let optimizer = Optimizer::new(&net, options.training);
         let average = (options.training.average > 0.0).then(|| net.clone());
+        let moving = weight_average::moving(&net).map(str::to_owned).collect();
         let mut state = Self {
             net,
+            moving,
             average,
             optimizer,
             history: Vec::new(),
@@ -445,10 +450,11 @@ impl State {
         let Some(folder) = options.checkpoints else { return Ok(()) };
         let OptimizerState { tensors, counters } = self.optimizer.state();
         let parameters = |net: &Network, prefix: &str| -> Vec<(String, Vec<usize>, Vec<f32>)> {
-            let row = |(name, p): (&String, &refit_net::Parameter)| {
-                (format!("{prefix}{name}"), p.shape.clone(), p.to_vec())
+            let row = |name: &String| {
+                let parameter = &net.parameters()[name];
+                (format!("{prefix}{name}"), parameter.shape.clone(), parameter.to_vec())
             };
-            net.parameters().iter().map(row).collect()
+            self.moving.iter().map(row).collect()
         };
         let mut rows = parameters(&self.net, "");
         rows.extend(self.average.iter().flat_map(|net| parameters(net, AVERAGE)));
@@ -466,9 +472,8 @@ impl State {
             spent: self.before + options.started.elapsed().as_secs_f64(),
         };
         let json = serde_json::to_string(&record).expect("names and numbers serialize");
-        let bytes =
-            |values: Vec<f32>| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
-        let tensors = rows.into_iter().map(|(n, shape, v)| (n, shape, Dtype::F32, bytes(v)));
+        let tensors =
+            rows.into_iter().map(|(n, shape, v)| (n, shape, Dtype::F32, little_endian(&v)));
         let metadata = [(RECORD.to_owned(), json)].into();
         Ok(write_safetensors(checkpoint_file(folder), tensors, &metadata)?)
     }
@@ -481,14 +486,15 @@ impl State {
         let record: CheckpointRecord =
             serde_json::from_str(json).map_err(|e| no_run(e.to_string()))?;
         let device = self.net.device().clone();
-        read_network(&mut self.net, &state, "", &device)?;
+        let moving = &self.moving;
+        read_network(&mut self.net, moving, &state, "", &device)?;
         if let Some(average) = &mut self.average {
-            read_network(average, &state, AVERAGE, &device)?;
+            read_network(average, moving, &state, AVERAGE, &device)?;
         }
         for (epoch, score) in record.best {
             let mut net = self.judged().clone();
             if epoch < record.history.len() {
-                read_network(&mut net, &state, &best_prefix(epoch), &device)?;
+                read_network(&mut net, &self.moving, &state, &best_prefix(epoch), &device)?;
             }
             self.best.push(Best { epoch, score, net });
         }
@@ -520,15 +526,15 @@ pub fn checkpoint_file(folder: &Path) -> PathBuf {
     folder.join("last.safetensors")
 }
 
-/// Fills a network from a checkpoint's tensors under `prefix`.
+/// Fills some parameters of a network from a checkpoint's tensors under `prefix`.
 fn read_network(
     net: &mut Network,
+    names: &[String],
     state: &StateDict,
     prefix: &str,
     device: &Device,
 ) -> Result<(), LearnError> {
-    let names: Vec<String> = net.parameters().keys().cloned().collect();
-    for name in &names {
+    for name in names {
         let shape = state.get(&format!("{prefix}{name}")).map(|entry| entry.shape());
         if shape != Some(net.parameters()[name].shape.as_slice()) {
             return Err(LearnError::NoRun {
@@ -540,7 +546,15 @@ fn read_network(
     for name in names {
         let values = state.get_f32(&format!("{prefix}{name}"))?;
         let len = values.len();
-        net.set(&name, Tensor::from_data(TensorData::new(values, [len]), device));
+        net.set(name, Tensor::from_data(TensorData::new(values, [len]), device));
     }
     Ok(())
+}
+
+fn little_endian(values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * values.len()];
+    for (bytes, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
+    }
+    bytes
 }

@@ -38,7 +38,7 @@ pub(crate) fn mean(nets: &[&Network]) -> Network {
 }
 
 /// The parameters that training moves, running statistics among them.
-fn moving(net: &Network) -> impl Iterator<Item = &str> {
+pub(crate) fn moving(net: &Network) -> impl Iterator<Item = &str> {
     let graph = net.graph();
     let layers = (0..graph.nodes().len()).filter(|id| !net.is_frozen(*id));
     layers.flat_map(|id| net.node_parameters(id)).map(|(name, _)| name)

@@ -238,8 +238,8 @@ impl<'a> ActivationFeed<'a> {
         let value = |shape: &Shape| {
             let part = start..start + shape.elements();
             start = part.end;
-            let values: Vec<f32> =
-                rows.chunks_exact(dim).flat_map(|row| &row[part.clone()]).copied().collect();
+            let mut values = Vec::with_capacity(n * part.len());
+            rows.chunks_exact(dim).for_each(|row| values.extend_from_slice(&row[part.clone()]));
             match *shape {
                 Shape::Map { channels, height, width } => {
                     let data = TensorData::new(values, [n, channels, height, width]);
