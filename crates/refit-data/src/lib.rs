@@ -66,7 +66,9 @@ pub use crate::image::RgbImage;
 pub use crate::preprocess::{Interpolation, Preprocess, Resize};
 pub use crate::rng::Stream;
 pub use crate::sheet::{contact_sheet, to_png};
-pub use crate::source::{Dataset, Sample, SourceOptions, list_images, stratified_split};
+pub use crate::source::{
+    DEFAULT_VAL_FRACTION, Dataset, Sample, SourceOptions, list_images, stratified_split,
+};
 pub use crate::views::View;
 
 /// A callback told how many of how many items are done; called from worker threads.

@@ -89,16 +89,28 @@ pub fn scaled(logits: &[f32], temperature: f64) -> Vec<f32> {
 /// other half gives: what is then measured on them is not flattered by a temperature that was fitted
 /// to the same images.
 pub fn cross_fitted(logits: &[f32], labels: &[usize], classes: usize) -> Vec<f32> {
-    let half = |which: usize| -> f64 {
-        let own = |i: &usize| i % 2 == which;
-        let rows = logits.chunks_exact(classes.max(1)).enumerate().filter(|(i, _)| own(i));
-        let rows: Vec<f32> = rows.flat_map(|(_, row)| row).copied().collect();
-        let labels: Vec<usize> = labels.iter().copied().skip(which).step_by(2).collect();
-        careful_temperature(&rows, &labels, classes)
+    let halves: Vec<usize> = (0..labels.len()).map(|i| i % 2).collect();
+    cross_fitted_by(logits, labels, classes, &halves)
+}
+
+/// The same by parts: `parts` are `[n]`, the number of each row's, and a part's rows are divided by the
+/// temperature that all others give.
+pub(crate) fn cross_fitted_by(
+    logits: &[f32],
+    labels: &[usize],
+    classes: usize,
+    parts: &[usize],
+) -> Vec<f32> {
+    let rows = || logits.chunks_exact(classes.max(1)).zip(parts);
+    let heat = |part: usize| -> f64 {
+        let others: Vec<f32> =
+            rows().filter(|(_, own)| **own != part).flat_map(|(row, _)| row).copied().collect();
+        let labels = labels.iter().zip(parts).filter(|(_, own)| **own != part);
+        let labels: Vec<usize> = labels.map(|(label, _)| *label).collect();
+        careful_temperature(&others, &labels, classes)
     };
-    let heats = [half(1), half(0)];
-    let rows = logits.chunks_exact(classes.max(1)).enumerate();
-    rows.flat_map(|(i, row)| scaled(row, heats[i % 2])).collect()
+    let heats: Vec<f64> = (0..parts.iter().max().map_or(0, |last| last + 1)).map(heat).collect();
+    rows().flat_map(|(row, part)| scaled(row, heats[*part])).collect()
 }
 
 /// Some predictions of about the same confidence: how many, their mean confidence, and the part of

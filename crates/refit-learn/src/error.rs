@@ -1,6 +1,6 @@
 //! What can go wrong while learning.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use refit_data::DataError;
 use refit_net::model_file::ModelFileError;
@@ -84,6 +84,16 @@ pub enum LearnError {
         /// What is missing or damaged.
         reason: String,
     },
+    /// A file of a run that is damaged, or was changed by somebody.
+    #[error("the run in `{}` is damaged: {file}: {reason}", path.display())]
+    DamagedRun {
+        /// The run's folder.
+        path: PathBuf,
+        /// The file in it.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A run that has not ended.
     #[error("the run in `{}` has not ended", path.display())]
     Unfinished {
@@ -121,6 +131,16 @@ pub enum LearnError {
     NothingToJudgeBy {
         /// The data.
         path: PathBuf,
+    },
+    /// A class of which some fold would have no image.
+    #[error("class `{class}` has {images} readable images, too few for {folds} folds")]
+    TooFewForFolds {
+        /// The class.
+        class: String,
+        /// Its images.
+        images: usize,
+        /// Folds asked for.
+        folds: usize,
     },
     /// A class whose every training image is unreadable.
     #[error("no training image of class `{class}` in `{}` can be read", path.display())]
@@ -209,6 +229,21 @@ pub(crate) fn list(names: &[String]) -> String {
     }
 }
 
+/// How a damaged file of a run is made anew.
+fn mending(folder: &Path, file: &str) -> String {
+    let folder = folder.display();
+    match file {
+        "settings.toml" => format!(
+            "put `{file}` back as it was; `refit info {folder}/model.safetensors` tells the settings \
+             of a run that has ended"
+        ),
+        _ => format!(
+            "put it back as it was, or remove `{folder}/{file}` and make it anew: \
+             `refit train --resume {folder}`"
+        ),
+    }
+}
+
 impl Hint for LearnError {
     fn hint(&self) -> Option<String> {
         Some(match self {
@@ -239,6 +274,13 @@ impl Hint for LearnError {
                 path.display()
             ),
             Self::NoRun { .. } => "give the folder that `refit train` wrote".into(),
+            Self::DamagedRun { path, file, .. } => mending(path, file),
+            Self::TooFewForFolds { images: 0 | 1, .. } => {
+                "add images of this class, or leave it out".into()
+            }
+            Self::TooFewForFolds { images, .. } => {
+                format!("use --folds {images}, or add images of this class")
+            }
             Self::Unfinished { path } => {
                 format!("go on with it: `refit train --resume {}`", path.display())
             }

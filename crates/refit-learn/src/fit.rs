@@ -96,8 +96,11 @@ pub struct Fitted {
     pub network: Network,
     /// All epochs.
     pub history: Vec<Epoch>,
-    /// The epoch whose weights these are, from 1; 0 for those that it began with.
+    /// The epoch whose weights these are, from 1; 0 for those that it began with. Where they are the
+    /// mean of several, the best of these.
     pub best: usize,
+    /// The epochs that they are the mean of, the best first; empty where they are of one.
+    pub averaged: Vec<usize>,
     /// Seconds that earlier sessions of a resumed run took.
     pub seconds_before: f64,
 }
@@ -119,6 +122,8 @@ pub struct FitOptions<'a> {
     /// Whether the network that training begins with competes as epoch 0, and epochs that are less
     /// accurate do not.
     pub floor: bool,
+    /// The epoch after which training ends, where that is known; rates go as if it did not.
+    pub last_epoch: Option<usize>,
     /// When the run began.
     pub started: Instant,
     /// Where checkpoints go; none keeps them in memory only.
@@ -213,6 +218,8 @@ struct State {
     history: Vec<Epoch>,
     /// The best epochs, the best first; as many as are to be averaged.
     best: Vec<Best>,
+    /// The epochs of which the mean won, the best first.
+    averaged: Vec<usize>,
     /// The accuracy that an epoch must have to be the best.
     floor: Option<f64>,
     /// Seconds of earlier sessions that this one continues, and those of them that went into epochs.
@@ -260,6 +267,7 @@ impl State {
             optimizer,
             history: Vec::new(),
             best: Vec::new(),
+            averaged: Vec::new(),
             floor: None,
             before: 0.0,
             trained_before: 0.0,
@@ -275,7 +283,7 @@ impl State {
     fn is_over(&self, options: &FitOptions, watch: &dyn Watch) -> bool {
         let done = self.history.len();
         let settings = options.training;
-        if done >= settings.epochs {
+        if done >= options.last_epoch.unwrap_or(usize::MAX).min(settings.epochs) {
             return true;
         }
         let best = self.best.first().map_or(0, |b| b.epoch);
@@ -440,6 +448,7 @@ impl State {
             if wins { "kept" } else { "not better than the best" }
         )));
         if wins {
+            self.averaged = self.best.iter().map(|best| best.epoch).collect();
             self.best.insert(0, Best { epoch, score, net });
         }
         Ok(())
@@ -479,12 +488,12 @@ impl State {
     }
 
     fn restore(&mut self, path: &Path) -> Result<(), LearnError> {
-        let no_run = |reason: String| LearnError::NoRun { path: path.to_owned(), reason };
+        let damaged = |reason: String| damaged_checkpoint(path, reason);
         let state = StateDict::read(path)?;
         let json = state.metadata().get(RECORD);
-        let json = json.ok_or_else(|| no_run("the checkpoint is not refit's".into()))?;
+        let json = json.ok_or_else(|| damaged("it is not refit's".into()))?;
         let record: CheckpointRecord =
-            serde_json::from_str(json).map_err(|e| no_run(e.to_string()))?;
+            serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
         let device = self.net.device().clone();
         let moving = &self.moving;
         read_network(&mut self.net, moving, &state, "", &device)?;
@@ -513,12 +522,19 @@ impl State {
     }
 
     fn finish(self) -> Fitted {
-        let last = self.history.len();
-        let judged = self.average.unwrap_or(self.net);
+        let Self { net, average, history, averaged, before, .. } = self;
         let best = self.best.into_iter().next();
-        let (network, best) = best.map_or((judged, last), |best| (best.net, best.epoch));
-        Fitted { network, history: self.history, best, seconds_before: self.before }
+        let (network, best) =
+            best.map_or((average.unwrap_or(net), history.len()), |best| (best.net, best.epoch));
+        Fitted { network, history, best, averaged, seconds_before: before }
     }
+}
+
+/// `path` is `RUN/checkpoints/last.safetensors`.
+fn damaged_checkpoint(path: &Path, reason: String) -> LearnError {
+    let run = path.ancestors().nth(2).unwrap_or(path);
+    let file = path.strip_prefix(run).unwrap_or(path).display().to_string();
+    LearnError::DamagedRun { path: run.to_owned(), file, reason }
 }
 
 /// The one checkpoint of a run.
@@ -537,10 +553,8 @@ fn read_network(
     for name in names {
         let shape = state.get(&format!("{prefix}{name}")).map(|entry| entry.shape());
         if shape != Some(net.parameters()[name].shape.as_slice()) {
-            return Err(LearnError::NoRun {
-                path: state.source().into(),
-                reason: format!("`{name}` is not as the settings make it"),
-            });
+            let reason = format!("`{name}` is not as the settings make it");
+            return Err(damaged_checkpoint(state.source().as_ref(), reason));
         }
     }
     for name in names {

@@ -22,6 +22,7 @@ mod sampling;
 mod schedule;
 mod select;
 mod settings;
+mod subsets;
 mod thaw;
 mod train;
 mod tta;
@@ -49,9 +50,9 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Preview, Record, Report,
-    RunContext, Seconds, Trial, UnknownReport, advise, auto, compare, mcnemar, preview,
-    read_settings, train,
+    Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport, FoldsReport, Outcome,
+    Preview, Record, Report, RunContext, Seconds, Trial, UnknownReport, advise, auto, compare,
+    mcnemar, preview, read_settings, train,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

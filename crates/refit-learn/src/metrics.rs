@@ -316,12 +316,15 @@ fn softmax_row(row: &[f32]) -> Vec<f32> {
 /// `(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`. Unlike the usual one, it stays sound
 /// for few samples and for proportions near 0 or 1.
 pub fn wilson95(hits: u64, total: u64) -> [f64; 2] {
-    const Z: f64 = 1.959_963_984_540_054;
-    if total == 0 {
-        return [0.0, 1.0];
+    match total {
+        0 => [0.0, 1.0],
+        _ => wilson95_of(hits as f64 / total as f64, total as f64),
     }
-    let n = total as f64;
-    let p = hits as f64 / n;
+}
+
+/// The same for a share `p` of `n` above 0.
+pub(crate) fn wilson95_of(p: f64, n: f64) -> [f64; 2] {
+    const Z: f64 = 1.959_963_984_540_054;
     let centre = p + Z * Z / (2.0 * n);
     let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;

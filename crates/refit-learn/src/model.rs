@@ -62,7 +62,8 @@ pub struct Card {
     pub settings: Option<Settings>,
     /// What it was trained on.
     pub data: Option<DataSummary>,
-    /// How it did on the validation images.
+    /// How it did on the validation images, or how models of the same kind did on the images of the folds
+    /// that they did not learn from.
     pub metrics: Option<Metrics>,
     /// Logits are divided by this before the softmax; 1 means not calibrated.
     pub temperature: f32,

@@ -17,6 +17,8 @@ pub enum Split {
     Val,
     /// To judge by at the end.
     Test,
+    /// To learn from, but judged by a model of cross-validation that did not.
+    HeldOut,
 }
 
 impl fmt::Display for Split {
@@ -24,6 +26,7 @@ impl fmt::Display for Split {
         f.write_str(match self {
             Self::Val => "validation",
             Self::Test => "test",
+            Self::HeldOut => "held-out",
         })
     }
 }
@@ -35,6 +38,8 @@ pub struct Judgement {
     pub path: PathBuf,
     /// Its part.
     pub split: Split,
+    /// The fold of cross-validation that it was held out with, from 1.
+    pub fold: Option<usize>,
     /// The true class's number.
     pub label: usize,
     /// The likeliest class's number; of equals the first.
@@ -56,11 +61,29 @@ impl Judgement {
 #[derive(Serialize, Deserialize)]
 struct Line {
     path: String,
-    split: Split,
+    split: String,
     label: String,
     predicted: String,
     probability: f32,
     label_probability: f32,
+}
+
+/// `val`, `test`, or `fold3`.
+fn part_name(split: Split, fold: Option<usize>) -> String {
+    match (split, fold) {
+        (Split::Val, _) => "val".into(),
+        (Split::Test, _) => "test".into(),
+        (Split::HeldOut, fold) => format!("fold{}", fold.unwrap_or(0)),
+    }
+}
+
+/// What [`part_name`] wrote.
+fn part_named(name: &str) -> Option<(Split, Option<usize>)> {
+    match name {
+        "val" => Some((Split::Val, None)),
+        "test" => Some((Split::Test, None)),
+        _ => Some((Split::HeldOut, Some(name.strip_prefix("fold")?.parse().ok()?))),
+    }
 }
 
 /// Predictions from `logits`, `[n, classes]` row-major, of as many samples.
@@ -77,6 +100,7 @@ pub(crate) fn judgements(
         Judgement {
             path: sample.path.clone(),
             split,
+            fold: None,
             label: sample.label,
             predicted,
             probability: row[predicted],
@@ -93,7 +117,7 @@ pub(crate) fn to_csv(predictions: &[Judgement], classes: &[String]) -> Vec<u8> {
     for p in predictions {
         let line = Line {
             path: p.path.to_string_lossy().into_owned(),
-            split: p.split,
+            split: part_name(p.split, p.fold),
             label: classes[p.label].clone(),
             predicted: classes[p.predicted].clone(),
             probability: p.probability,
@@ -118,9 +142,12 @@ pub(crate) fn from_csv(bytes: &[u8], classes: &[String]) -> Result<Vec<Judgement
     let mut predictions = Vec::new();
     for (i, line) in csv::Reader::from_reader(bytes).deserialize().enumerate() {
         let line: Line = line.map_err(|e| e.to_string())?;
+        let (split, fold) = part_named(&line.split)
+            .ok_or_else(|| format!("line {} names no part `{}`", i + 2, line.split))?;
         predictions.push(Judgement {
             path: PathBuf::from(line.path),
-            split: line.split,
+            split,
+            fold,
             label: number(&line.label, i + 2)?,
             predicted: number(&line.predicted, i + 2)?,
             probability: line.probability,
@@ -147,8 +174,15 @@ mod tests {
         let head = b"path,split,label,predicted,probability,label_probability\n\"x/1,2.jpg\",test,";
         assert!(text.starts_with(head), "{}", String::from_utf8_lossy(&text));
         assert_eq!(from_csv(&text, &classes).unwrap(), found);
+        let held_out = Judgement { split: Split::HeldOut, fold: Some(12), ..found[0].clone() };
+        let text_of_fold = to_csv(std::slice::from_ref(&held_out), &classes);
+        assert!(text_of_fold.windows(8).any(|w| w == b",fold12,"));
+        assert_eq!(from_csv(&text_of_fold, &classes).unwrap(), [held_out]);
         let error = from_csv(&text, &classes[..1]).unwrap_err();
         assert_eq!(error, "line 2 names a class `<c>` that the run has not");
+        let other = String::from_utf8(text).unwrap().replace(",test,", ",train,");
+        let error = from_csv(other.as_bytes(), &classes).unwrap_err();
+        assert_eq!(error, "line 2 names no part `train`");
         assert!(from_csv(b"path,split\nx,val\n", &classes).unwrap_err().contains("label"));
     }
 }

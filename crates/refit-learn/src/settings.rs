@@ -131,9 +131,18 @@ pub struct Settings {
     /// A folder of validation images apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val: Option<PathBuf>,
-    /// The share split off for validation where none is given, in `(0, 1)`.
+    /// The share split off for validation where none is given, in `(0, 1)`; with `folds`, of the images
+    /// outside a fold, where what is trained chooses its epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_fraction: Option<f64>,
+    /// Parts into which training and validation images are divided, each held out once from a model
+    /// that is then judged by it; the run's own model learns from all. None keeps validation images
+    /// apart instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
+    /// Times that the images are divided into `folds`, anew each time.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub repeats: usize,
     /// The architecture.
     pub backbone: String,
     /// Its weights; the embedded ones where there is none.
@@ -177,6 +186,15 @@ pub struct Settings {
     pub edits: Vec<Edit>,
     /// How gradient descent is done, where it is.
     pub training: TrainingSettings,
+}
+
+const fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// How gradient descent is done.
@@ -351,6 +369,8 @@ impl Settings {
             data: data.into(),
             val: None,
             val_fraction: None,
+            folds: None,
+            repeats: 1,
             backbone: "efficientnet_lite0".into(),
             weights: None,
             strategy,
@@ -419,6 +439,7 @@ impl Settings {
             fraction.to_string(),
             "between 0 and 1",
         )?;
+        self.check_folds()?;
         check((1..=1000).contains(&self.views), "--views", self.views.to_string(), "1 to 1000")?;
         check(t.batch >= 1, "--batch", t.batch.to_string(), "at least 1")?;
         check(t.epochs >= 1, "--epochs", t.epochs.to_string(), "at least 1")?;
@@ -471,6 +492,25 @@ impl Settings {
         t.augment().validate()?;
         self.check_keep_classes()?;
         Ok(self.precision.check()?)
+    }
+
+    fn check_folds(&self) -> Result<(), LearnError> {
+        let refuse = |name, value: usize, range| {
+            Err(LearnError::Setting { name, value: value.to_string(), range })
+        };
+        match (self.folds, self.repeats) {
+            (Some(folds), _) if self.strategy == Strategy::AsIs => {
+                refuse("--folds", folds, "left out with --strategy as-is, which trains nothing")
+            }
+            (Some(folds), _) if !(2..=100).contains(&folds) => refuse("--folds", folds, "2 to 100"),
+            (Some(_), repeats) if !(1..=100).contains(&repeats) => {
+                refuse("--repeats", repeats, "1 to 100")
+            }
+            (None, repeats) if repeats != 1 => {
+                refuse("--repeats", repeats, "left out without --folds, which it repeats")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses to keep a head's rows where no head is replaced by a linear one.

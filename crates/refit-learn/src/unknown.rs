@@ -244,7 +244,7 @@ pub fn abstention(distances: &[f32], right: &[bool], threshold: f32) -> Option<A
 }
 
 /// Numbers in JSON as Base64 of little-endian f32: a third of what digits take.
-mod packed {
+pub(crate) mod packed {
     use super::*;
 
     pub fn serialize<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use refit_data::Augment;
 use refit_learn::{
-    Card, ClassBalance, Event, FittedOn, Hint, LearnError, Mirror, Model, Outcome, Record,
-    RunContext, RunOptions, ScheduleKind, Select, Settings, Strategy, Watch, advise, auto,
-    read_settings, train,
+    Card, ClassBalance, Event, FittedOn, Hint, LearnError, Mirror, Model, Outcome, Record, Report,
+    RunContext, RunOptions, ScheduleKind, Seconds, Select, Settings, Split, Strategy, Watch,
+    advise, auto, preview, read_settings, train,
 };
 use refit_net::{BatchNorm, Builder, Conv, Edit, HeadKind, Network, Precision, Shape, zoo};
 
@@ -1018,4 +1018,115 @@ fn trained_bodies_are_calibrated_and_tell_what_is_unknown() {
     assert_eq!(outcome.report.calibration.fitted_on, FittedOn::Nothing);
     assert_eq!((outcome.model.card.temperature, outcome.model.card.unknown), (1.0, None));
     assert!(log.says("not calibrated"));
+}
+
+/// Everything of a report but the time that it took.
+fn timeless(mut report: Report) -> Report {
+    report.seconds = Seconds::default();
+    report.folds.iter_mut().flat_map(|f| &mut f.each).for_each(|fold| fold.seconds = 0.0);
+    report
+}
+
+#[test]
+fn folds_hold_every_image_out_once_and_the_model_learns_from_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[7, 6, 8]);
+    fs::write(data.join("red/broken.bmp"), "nothing").unwrap();
+    let run = dir.path().join("run");
+    let settings = Settings { folds: Some(3), repeats: 2, ..small(&data, Strategy::Features) };
+    let cache = Some(dir.path().join("cache"));
+    let context = |folder| RunContext { cache: cache.clone(), ..context(folder) };
+    let outcome = train(&settings, &context(Some(run.clone())), &()).unwrap();
+    let folds = outcome.report.folds.as_ref().unwrap();
+    assert_eq!((folds.each.len(), folds.metrics.samples, folds.epochs), (6, 21, None));
+    assert!(folds.each.iter().all(|fold| fold.images == 7 && fold.others == 14));
+    // Wilson's for 21 images, not for 42.
+    let width = folds.interval95[1] - folds.interval95[0];
+    assert!(
+        folds.top1 > 0.6 && width > 2.0 * 1.6 * (folds.top1 * (1.0 - folds.top1) / 21.0).sqrt()
+    );
+    assert!(outcome.report.val.is_none() && outcome.report.skipped.len() == 1);
+    let mut paths: Vec<_> = outcome.predictions.iter().map(|p| &p.path).collect();
+    paths.sort();
+    paths.dedup();
+    assert_eq!((paths.len(), outcome.predictions.len()), (21, 21));
+    assert!(outcome.predictions.iter().all(|p| p.split == Split::HeldOut && p.fold.is_some()));
+    let learned = &outcome.model.card.data.as_ref().unwrap();
+    assert_eq!((learned.train.clone(), learned.val), (vec![7, 6, 8], 0));
+    assert_eq!(Record::read(&run).unwrap().predictions.unwrap(), outcome.predictions);
+
+    // The model is the one of a run on the same images without any kept apart.
+    let bytes = model_bytes(&run);
+    let again = dir.path().join("again");
+    fs::create_dir_all(again.join("folds")).unwrap();
+    for name in ["settings.toml", "data.txt", "folds/1.json", "folds/2.json", "folds/5.json"] {
+        fs::copy(run.join(name), again.join(name)).unwrap();
+    }
+    let resumed = RunContext { resume: true, ..context(Some(again.clone())) };
+    let outcome_again = train(&read_settings(&again).unwrap(), &resumed, &()).unwrap();
+    assert_eq!(timeless(outcome_again.report), timeless(outcome.report));
+    assert!(bytes == model_bytes(&again), "another model");
+    fs::write(again.join("folds/2.json"), "{}").unwrap();
+    let error = train(&read_settings(&again).unwrap(), &resumed, &()).unwrap_err();
+    assert!(error.to_string().contains("is damaged: folds/2.json: "), "{error}");
+    assert!(error.hint().unwrap().contains("train --resume"), "{error}");
+}
+
+#[test]
+fn folds_tell_for_how_many_epochs_to_train() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 6]);
+    let mut settings = Settings { folds: Some(3), ..small(&data, Strategy::FineTune) };
+    (settings.training.epochs, settings.floor) = (3, true);
+    let cache = Some(dir.path().join("cache"));
+    let context = RunContext { cache, ..context(None) };
+    let outcome = train(&settings, &context, &()).unwrap();
+    let folds = outcome.report.folds.unwrap();
+    let mut best: Vec<usize> = folds.each.iter().map(|fold| fold.best_epoch.unwrap()).collect();
+    best.sort_unstable();
+    assert_eq!(folds.epochs, Some(best[1]));
+    assert_eq!(outcome.history.len(), best[1]);
+    assert_eq!(outcome.report.best_epoch, Some(best[1]));
+}
+
+#[test]
+fn folds_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[6, 3]);
+    let refused = |folds, repeats, strategy| {
+        let settings = Settings { folds, repeats, ..small(&data, strategy) };
+        let error = train(&settings, &context(None), &()).unwrap_err();
+        format!("{error}; {}", error.hint().unwrap())
+    };
+    assert_eq!(
+        refused(Some(4), 1, Strategy::Features),
+        "class `green` has 3 readable images, too few for 4 folds; use --folds 3, or add images of \
+         this class"
+    );
+    for (folds, repeats, strategy, says) in [
+        (Some(1), 1, Strategy::Features, "--folds is 1, but must be 2 to 100"),
+        (Some(3), 0, Strategy::Features, "--repeats is 0, but must be 1 to 100"),
+        (None, 2, Strategy::Features, "--repeats is 2, but must be left out without --folds"),
+        (Some(3), 1, Strategy::AsIs, "--folds is 3, but must be left out with --strategy as-is"),
+    ] {
+        assert!(refused(folds, repeats, strategy).starts_with(says), "{says}");
+    }
+}
+
+/// Fixed views come in turn, the plain one among them.
+#[test]
+fn the_sheet_of_partial_shows_its_fixed_views() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path(), &[4, 4]);
+    let mut settings = small(dir.path(), Strategy::Partial);
+    settings.training.fixed_views = 3;
+    let shown = preview(&settings, 2, 6, &context(None), &()).unwrap();
+    for row in &shown {
+        let pixels: Vec<&[u8]> = row.views.iter().map(|view| view.pixels()).collect();
+        assert_eq!(pixels[..3], pixels[3..]);
+        assert_eq!(pixels[..3].iter().filter(|view| **view == row.plain.pixels()).count(), 1);
+    }
 }

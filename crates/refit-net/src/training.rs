@@ -78,17 +78,8 @@ impl Training {
     /// If the precision is not supported here ([`Precision::is_supported`]).
     pub fn new_in(net: &Network, precision: Precision) -> Self {
         let trained = trained_nodes(net);
-        let nodes = net.graph.nodes();
-        let is_boundary = |id: &NodeId| !trained.contains(id);
-        let mut boundary: BTreeSet<NodeId> = trained
-            .iter()
-            .flat_map(|&id| nodes[id].inputs.iter().copied())
-            .filter(is_boundary)
-            .collect();
         let output = net.graph.output();
-        if !trained.contains(&output) {
-            boundary.insert(output);
-        }
+        let boundary = boundary(net, &trained, &[output]);
         // A classifier half-way is of use as far as it is trained.
         let halfway = net.graph.auxiliary().iter().filter(|a| trained.contains(&a.output));
         let auxiliary: Vec<Auxiliary> = halfway.copied().collect();
@@ -175,18 +166,32 @@ impl Network {
         self.compile_mixed_to(vec![self.graph.output()], precision)
     }
 
-    /// The same, to the values of `outputs`, nodes of this graph that a trained layer's value reaches,
-    /// or the boundary's own.
+    /// The same, to the values of `outputs`, nodes of this graph: those that no trained layer reaches
+    /// come out of the frozen part.
     ///
     /// # Panics
-    /// As [`compile_mixed`](Self::compile_mixed), and if an output is further below.
+    /// As [`compile_mixed`](Self::compile_mixed).
     pub fn compile_mixed_to(&self, outputs: Vec<NodeId>, precision: Precision) -> Compiled {
-        if precision == Precision::F32 {
-            return Compiled::new(self, vec![0], outputs);
+        match precision {
+            Precision::F32 => Compiled::new(self, vec![0], outputs),
+            Precision::Bf16 => self.compile_split_to(outputs, precision),
         }
-        let Training { boundary, frozen, .. } = Training::new_in(self, precision);
+    }
+
+    /// The same in two parts in any precision.
+    fn compile_split_to(&self, outputs: Vec<NodeId>, precision: Precision) -> Compiled {
+        let boundary = boundary(self, &trained_nodes(self), &outputs);
+        let boundary: Vec<NodeId> = boundary.into_iter().collect();
+        let frozen = Compiled::with_precision(self, vec![0], boundary.clone(), precision);
         frozen.then(Compiled::new(self, boundary, outputs))
     }
+}
+
+/// The nodes whose values enter the trained part, and the `outputs` that it has no part in.
+fn boundary(net: &Network, trained: &BTreeSet<NodeId>, outputs: &[NodeId]) -> BTreeSet<NodeId> {
+    let nodes = net.graph.nodes();
+    let entering = trained.iter().flat_map(|&id| nodes[id].inputs.iter().copied());
+    entering.chain(outputs.iter().copied()).filter(|id| !trained.contains(id)).collect()
 }
 
 /// The nodes that cannot be computed once and for all: trained or random ones, and what follows.
@@ -400,5 +405,49 @@ pub(crate) fn dropout_mask(
     match whole {
         false => (0..images * values).map(|_| draw()).collect(),
         true => (0..images).flat_map(|_| std::iter::repeat_n(draw(), values)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::tape::tests::{everything, everything_else, images, shake};
+    use crate::{Edit, Graph};
+
+    /// Wherever training begins and whatever is asked for, above or below: in two parts as in one.
+    #[test]
+    fn outputs_come_from_either_side_of_the_boundary() {
+        split_anywhere(everything(), &["input", "a_relu6", "d_relu", "pool", "mean", "fc"]);
+        split_anywhere(everything_else(), &["a_silu", "gated", "cat", "v_gelu"]);
+    }
+
+    fn split_anywhere(graph: Graph, outputs: &[&str]) {
+        let device = Device::flex();
+        let mut net = Network::initialize(graph, 3, &device);
+        shake(&mut net);
+        let head = net.graph.head().to_owned();
+        let outputs: Vec<NodeId> =
+            outputs.iter().map(|name| net.graph.find(name).unwrap()).collect();
+        let run = |compiled: Compiled| -> Vec<Vec<f32>> {
+            let values = compiled.run(images(3, &device).map());
+            values.iter().map(Value::to_vec).collect()
+        };
+        let whole = run(Compiled::new(&net, vec![0], outputs.clone()));
+        for edit in [
+            Edit::UnfreezeFrom { layer: head },
+            Edit::FreezeBody,
+            Edit::Freeze { layers: "*".into() },
+            Edit::Unfreeze { layers: "*".into() },
+        ] {
+            let edited = net.edit(std::slice::from_ref(&edit), 0).unwrap();
+            let split = run(edited.compile_split_to(outputs.clone(), Precision::F32));
+            for (whole, split) in whole.iter().zip(&split) {
+                assert_eq!(whole.len(), split.len());
+                let top = whole.iter().fold(0.0_f32, |top, v| top.max(v.abs()));
+                for (a, b) in whole.iter().zip(split) {
+                    assert!((a - b).abs() <= 1e-5 * top, "{edit:?}: {b}, not {a}, of {top}");
+                }
+            }
+        }
     }
 }

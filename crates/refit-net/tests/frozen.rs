@@ -148,6 +148,14 @@ fn mixed_precision_rounds_the_frozen_part_alone() {
     assert_eq!(boundary[0].to_vec(), run(rounded));
     let upwards = upper.compile_between(&training.boundary(&upper), &["fc"]).unwrap();
     assert_eq!(upwards.run_from(boundary).remove(0).to_vec(), mixed);
+    // With the dropout frozen too, the features lie inside what is frozen.
+    let top = net.edit(&[Edit::UnfreezeFrom { layer: "fc".into() }], 0).unwrap();
+    assert_eq!(Training::new(&top).boundary(&top), ["drop"]);
+    let graph = top.graph();
+    let both = vec![graph.find("mean").unwrap(), graph.output()];
+    let both = top.compile_mixed_to(both, Precision::Bf16).run(images(3, 1.0));
+    assert_eq!(both[0].to_vec(), run(top.compile_in(&["mean"], Precision::Bf16).unwrap()));
+    assert_eq!(both[1].to_vec(), half);
 }
 
 /// Folding and fusing change no result beyond rounding, wherever a value is tapped.

@@ -90,6 +90,41 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A count from one to `most`.
+pub fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(n) if (1..=most).contains(&n) => Ok(n),
+        _ => Err(format!("write a whole number from 1 to {most}")),
+    }
+}
+
+/// `4GiB`, `500MB`, `1.5 GB`, or `0`: in bytes.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "write a number and a unit, such as 500MB or 4GiB; 0 keeps nothing".to_owned();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let scale = match unit.trim().to_ascii_lowercase().as_str() {
+        "b" => 1.0,
+        "" if number == 0.0 => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * scale;
+    if bytes <= 1e18 {
+        Ok(bytes.round() as u64)
+    } else {
+        Err("that is more than a disk holds".into())
+    }
+}
+
 /// `90s`, `10m`, `1h`, `1h30m`: in seconds.
 pub fn duration(text: &str) -> Result<f64, String> {
     let wrong = || "write a number and a unit, such as 90s, 10m or 1h30m".to_owned();
@@ -154,6 +189,22 @@ mod tests {
         for wrong in ["", "0", "-1", "2.5", "many"] {
             assert!(at_least_one(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("4GiB"), Ok(4 << 30));
+        assert_eq!(bytes("500MB"), Ok(500_000_000));
+        assert_eq!(bytes("1.5 gb"), Ok(1_500_000_000));
+        assert_eq!((bytes("0"), bytes("12B")), (Ok(0), Ok(12)));
+        // A bare number is more likely a forgotten unit than bytes.
+        for wrong in ["", "4", "GiB", "-1GB", "4 parsecs", "1e3MB", "1..5GB", "nanGB"] {
+            assert!(bytes(wrong).unwrap_err().contains("4GiB"), "{wrong}");
+        }
+        assert!(bytes("9999999999TB").unwrap_err().contains("disk"));
+        assert_eq!(up_to(3)("3"), Ok(3));
+        assert_eq!(up_to(3)("4").unwrap_err(), "write a whole number from 1 to 3");
+        assert!(up_to(3)("0").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::logistic::{LogisticError, LogisticOptions, LogisticRegression};
 use crate::metrics::{arg_max, wilson95};
+use crate::subsets;
 
 /// The shares of the images to learn from.
 const SHARES: [f64; 5] = [0.15, 0.25, 0.4, 0.65, 1.0];
@@ -115,7 +116,7 @@ impl LearningCurve {
         let n = labels.len();
         assert!(n > 0 && features.len().is_multiple_of(n), "LearningCurve: {n} rows");
         let dim = features.len() / n;
-        let folds = folds(labels, classes, seed);
+        let folds = folds_of(labels, classes, seed);
         let row = |i: &usize| &features[i * dim..][..dim];
         let options = LogisticOptions { strengths: vec![strength], seed, ..Default::default() };
         let (mut points, mut right) = (Vec::new(), Vec::new());
@@ -175,22 +176,9 @@ impl LearningCurve {
     }
 }
 
-/// The fold that holds each sample out, none for the only one of a class; classes are spread evenly.
-pub(super) fn folds(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
-    let mut folds = vec![None; labels.len()];
-    let mut next = 0;
-    for class in 0..classes {
-        let mut own: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == class).collect();
-        if own.len() < 2 {
-            continue;
-        }
-        Stream::new(seed, "curve", &[class as u64]).shuffle(&mut own);
-        for i in own {
-            folds[i] = Some(next % FOLDS);
-            next += 1;
-        }
-    }
-    folds
+/// The fold that holds each sample out, none for the only one of a class.
+pub(super) fn folds_of(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
+    subsets::folds(labels, classes, FOLDS, |class| Stream::new(seed, "curve", &[class]))
 }
 
 /// A share of each class's samples outside a fold, at least one. Two of a class never share a fold

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::curve::{FOLDS, folds};
+use super::curve::{FOLDS, folds_of};
 use crate::logistic::{LogisticError, LogisticOptions, LogisticRegression};
 use crate::metrics::arg_max;
 
@@ -115,7 +115,7 @@ fn confused(
 ) -> Result<Vec<[usize; 2]>, LogisticError> {
     let n = labels.len();
     let dim = views.plain.len() / n;
-    let folds = folds(labels, classes, seed);
+    let folds = folds_of(labels, classes, seed);
     let mut counts = vec![0_usize; classes];
     labels.iter().for_each(|l| counts[*l] += 1);
     let mut taken = vec![0.0; classes * classes];
@@ -161,7 +161,7 @@ fn look_closely(
     let truth: Vec<usize> = (0..2 * count).map(|at| at / count).collect();
     let row = |rows: &'_ [f32], at: usize| rows[images[at] * dim..][..dim].to_vec();
     let changed = [views.there, views.back];
-    let folds = folds(&truth, 2, seed);
+    let folds = folds_of(&truth, 2, seed);
     // Images known by each head, and by it alone.
     let (mut known, mut alone) = ([0_u64; 2], [0_u64; 2]);
     for fold in 0..FOLDS {

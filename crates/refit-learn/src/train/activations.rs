@@ -25,6 +25,7 @@ use crate::error::LearnError;
 use crate::extract::{view_key, view_stream};
 use crate::fit::{Feed, Step};
 use crate::metrics::Metrics;
+use crate::settings::Settings;
 use crate::watch::{Event, stage};
 
 /// Images that go through the frozen part, or a trained part that is judged, together.
@@ -127,10 +128,7 @@ impl<'a> ActivationFeed<'a> {
     }
 
     fn views(&self) -> usize {
-        match self.run.settings.training.augment().is_none() {
-            true => 1,
-            false => self.run.settings.training.fixed_views,
-        }
+        fixed_views(self.run.settings)
     }
 
     /// Computes and keeps the rows of `part` that are not there, as far as there is room.
@@ -282,6 +280,15 @@ impl<'a> ActivationFeed<'a> {
             each(jobs, self.values(&rows, jobs.len(), &Device::flex()))?;
         }
         Ok(())
+    }
+}
+
+/// The views that epochs take in turn; 0 where every epoch draws its own.
+pub(super) fn fixed_views(settings: &Settings) -> usize {
+    match settings.training.fixed_views {
+        0 => 0,
+        _ if settings.training.augment().is_none() => 1,
+        views => views,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::LearnError;
 use crate::logistic::{LogisticOptions, LogisticRegression};
 use crate::metrics::softmax;
 use crate::settings::{Settings, Strategy, TrainingSettings};
-use crate::train::folder::RunFolder;
+use crate::subsets::over_classes;
 use crate::watch::{Event, Watch, stage};
 
 /// Training images that layers are looked at with.
@@ -46,10 +46,7 @@ pub fn advise(
     settings.validate()?;
     let dataset = open_dataset(&settings, watch)?;
     let start = starting_point(&settings, &Device::flex(), watch)?;
-    let (folder, started) = (RunFolder(None), Instant::now());
-    let (advice, is_trial) = (None, true);
-    let run =
-        Run { settings: &settings, context, watch, dataset, folder, started, advice, is_trial };
+    let run = Run::to_measure(&settings, context, watch, dataset);
     Ok(run.advise(&start, &TrainingSettings::for_strategy)?.0)
 }
 
@@ -70,7 +67,7 @@ impl Run<'_> {
         let images = self.images_with(&features)?;
         let classes = self.dataset.classes.len();
         let truth = labels(&images.train);
-        let used = spread(&truth, MOST);
+        let used = over_classes(&truth, MOST);
         let (rows, own) =
             (plain_rows(&features, &used), used.iter().map(|i| truth[*i]).collect::<Vec<_>>());
         let curve = stage(self.watch, "learning curve", 0, || {
@@ -135,7 +132,7 @@ impl Run<'_> {
         images: &Images,
         features: &SplitFeatures,
     ) -> Result<Looked, LearnError> {
-        let chosen = spread(&labels(&images.train), SAMPLE);
+        let chosen = over_classes(&labels(&images.train), SAMPLE);
         let samples: Vec<Sample> = chosen.iter().map(|&i| images.train[i].clone()).collect();
         let taken = depths.norms.iter().map(|(input, _)| input.as_str());
         let cuts: Vec<&str> = depths.cuts.iter().map(String::as_str).collect();
@@ -312,35 +309,4 @@ fn similarity(
 /// The plain views of some training images.
 fn plain_rows(features: &SplitFeatures, images: &[usize]) -> Vec<f32> {
     images.iter().flat_map(|&i| features.learned.row(i, 0)).copied().collect()
-}
-
-/// At most `most` positions, one of each class and then spread evenly over all; more only if there are
-/// more classes.
-pub(super) fn spread(labels: &[usize], most: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..labels.len()).collect();
-    order.sort_by_key(|&i| labels[i]);
-    let first = |k: &usize| *k == 0 || labels[order[*k]] != labels[order[*k - 1]];
-    let (mut chosen, rest): (Vec<usize>, Vec<usize>) = (0..order.len()).partition(first);
-    let count = most.saturating_sub(chosen.len()).min(rest.len());
-    chosen.extend((0..count).map(|k| rest[k * rest.len() / count]));
-    chosen.sort_unstable();
-    chosen.into_iter().map(|k| order[k]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::spread;
-
-    #[test]
-    fn a_sample_is_spread_over_the_classes() {
-        let labels: Vec<usize> = (0..300).map(|i| usize::from(i % 3 == 0)).collect();
-        let chosen = spread(&labels, 30);
-        assert_eq!(chosen.len(), 30);
-        let ones = chosen.iter().filter(|i| labels[**i] == 1).count();
-        assert!((9..=11).contains(&ones), "{ones}");
-        assert_eq!(spread(&labels[..4], 30).len(), 4);
-        let rare: Vec<usize> = (0..1003).map(|i| usize::from(i >= 1000)).collect();
-        assert!(spread(&rare, 128).iter().any(|i| rare[*i] == 1));
-        assert_eq!(spread(&(0..200).collect::<Vec<_>>(), 128).len(), 200);
-    }
 }

@@ -59,6 +59,7 @@ impl Run<'_> {
             classes,
             val: trust.val,
             test: trust.test,
+            folds: None,
             calibration: trust.calibration,
             unknown: None,
             images: images.count(),
@@ -71,9 +72,11 @@ impl Run<'_> {
             parameters: [0, start.network.parameter_count()],
             strength: None,
             best_epoch: None,
+            averaged_epochs: vec![],
         };
         let model = Model { network: start.network, card };
-        Ok(Outcome { model, report, history: vec![], predictions: trust.predictions })
+        let (predictions, tested) = (trust.predictions, trust.tested);
+        Ok(Outcome { model, report, history: vec![], predictions, tested })
     }
 }
 

@@ -88,10 +88,7 @@ pub fn auto(
     let start = starting_point(&plain, &Device::flex(), watch)?;
     let training = |strategy| settings(strategy, None).training;
     let (advice, images) = {
-        let (folder, dataset) = (RunFolder(None), dataset.clone());
-        let (advice, is_trial) = (None, true);
-        let run =
-            Run { settings: &plain, context, watch, dataset, folder, started, advice, is_trial };
+        let run = Run::to_measure(&plain, context, watch, dataset.clone());
         run.advise(&start, &training)?
     };
     watch.event(Event::Note(format!("advice: {}", advice.conclusion.rule)));
@@ -139,7 +136,7 @@ pub fn auto(
     let choice = Choice { advice, trials, chosen };
     let settings = of(&choice.chosen, settings);
     let json = serde_json::to_string_pretty(&choice).expect("numbers serialize");
-    let beginning = Beginning { started, advice: Some(json + "\n"), is_trial: false };
+    let beginning = Beginning { started, advice: Some(json + "\n"), ..Beginning::now() };
     let outcome = train_on(dataset, &settings, context, watch, &beginning)?;
     Ok((choice, outcome))
 }
@@ -282,7 +279,7 @@ impl Trying<'_> {
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         let name = format!("trial of {}", named(&candidate));
         let outcome = stage(self.watch, &name, 0, || {
-            let beginning = Beginning { started: self.started, advice: None, is_trial: true };
+            let beginning = Beginning { started: self.started, is_trial: true, ..Beginning::now() };
             let behind = Behind(self.watch);
             let outcome = train_on(inner.clone(), &settings, &context, &behind, &beginning)?;
             outcome.model.run(&inner.val, &[], &options, &(), &mut |output| {

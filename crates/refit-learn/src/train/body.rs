@@ -13,12 +13,12 @@ use refit_net::{Edit, Network, Training};
 use super::activations::ActivationFeed;
 use super::images::Images;
 use super::start::Start;
-use super::{Learned, Run, labels};
+use super::{Learned, Place, Run, labels};
 use crate::error::LearnError;
 use crate::fit::{Epoch, Feed, FitOptions, Step, fit};
 use crate::loss::balanced_weights;
 use crate::metrics::Metrics;
-use crate::settings::{ClassBalance, Strategy, TrainingSettings};
+use crate::settings::{ClassBalance, Settings, Strategy, TrainingSettings};
 
 impl Run<'_> {
     pub(super) fn class_weights(&self, labels: &[usize]) -> Vec<f32> {
@@ -49,7 +49,8 @@ impl Run<'_> {
         };
         let checkpoints = self.folder.checkpoints();
         let training = &self.settings.training;
-        let fitted = self.fit(network, feed.as_ref(), training, checkpoints.as_deref())?;
+        let last = self.place.last_epoch();
+        let fitted = self.fit(network, feed.as_ref(), training, (checkpoints.as_deref(), last))?;
         Ok(Learned { strength: learned.strength, ..fitted })
     }
 
@@ -58,7 +59,7 @@ impl Run<'_> {
         network: Network,
         feed: &dyn Feed,
         training: &TrainingSettings,
-        checkpoints: Option<&Path>,
+        (checkpoints, last_epoch): (Option<&Path>, Option<usize>),
     ) -> Result<Learned, LearnError> {
         let options = FitOptions {
             training,
@@ -66,8 +67,9 @@ impl Run<'_> {
             balance: self.settings.balance,
             class_weights: &self.class_weights(feed.labels()),
             seed: self.settings.seed,
-            time_budget: self.settings.time_budget,
+            time_budget: self.time_budget(),
             floor: self.settings.floor && feed.is_body(),
+            last_epoch,
             started: self.started,
             checkpoints,
             resume: self.context.resume,
@@ -80,9 +82,20 @@ impl Run<'_> {
             network: fitted.network,
             history: fitted.history,
             best_epoch,
+            averaged: fitted.averaged,
             strength: None,
             seconds_before: fitted.seconds_before,
         })
+    }
+
+    /// The seconds that may be taken by this run, of which a cross-validation has several.
+    fn time_budget(&self) -> Option<f64> {
+        let Settings { folds, repeats, time_budget, .. } = self.settings;
+        let runs = match self.place {
+            Place::Alone => 1,
+            Place::Fold | Place::Last(_) => folds.unwrap_or(0) * repeats + 1,
+        };
+        time_budget.map(|budget| budget / runs as f64)
     }
 
     pub(super) fn write_log(&self, history: &[Epoch]) -> Result<(), LearnError> {

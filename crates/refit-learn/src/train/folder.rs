@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use refit_data::Dataset;
 
 use super::images::Images;
-use super::start::source_options;
+use super::start::list;
 use super::{Choice, Report, RunContext};
 use crate::error::LearnError;
 use crate::fit::{Epoch, checkpoint_file};
@@ -20,6 +20,8 @@ const LOG: &str = "log.jsonl";
 const METRICS: &str = "metrics.json";
 const ADVICE: &str = "advice.json";
 const MODEL: &str = "model.safetensors";
+/// The folder of finished folds.
+pub(super) const FOLDS: &str = "folds";
 pub(super) const PREDICTIONS: &str = "predictions.csv";
 
 /// The folder of a run and its files.
@@ -84,7 +86,7 @@ impl RunFolder {
     }
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
     refit_net::atomic_file::write(path, |file| file.write_all(content))
         .map_err(|e| LearnError::StateDict(e.into()))
 }
@@ -95,9 +97,22 @@ fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
 /// If there is no such file, or it is damaged.
 pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
     let path = folder.join(SETTINGS);
-    let no_run = |reason: String| LearnError::NoRun { path: folder.to_owned(), reason };
-    let text = fs::read_to_string(&path).map_err(|e| no_run(format!("settings.toml: {e}")))?;
-    toml::from_str(&text).map_err(|e| no_run(format!("settings.toml: {e}")))
+    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+            LearnError::NoRun { path: folder.to_owned(), reason: format!("{SETTINGS}: {error}") }
+        }
+        _ => damaged(folder, SETTINGS, error),
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let line = text.get(..at).unwrap_or(&text).matches('\n').count() + 1;
+        damaged(folder, SETTINGS, format!("line {line}: {}", error.message()))
+    })
+}
+
+fn damaged(folder: &Path, file: impl Into<String>, reason: impl ToString) -> LearnError {
+    let (path, file, reason) = (folder.to_owned(), file.into(), reason.to_string());
+    LearnError::DamagedRun { path, file, reason }
 }
 
 /// A finished run as its folder tells it.
@@ -126,13 +141,11 @@ impl Record {
     /// Reads the folder of a finished run; images and model are not needed.
     ///
     /// # Errors
-    /// If it holds no run, or one that has not ended, or a file of it is damaged.
+    /// If it holds no run, or one that has not ended, or a file of it is damaged
+    /// ([`LearnError::DamagedRun`]).
     pub fn read(folder: &Path) -> Result<Self, LearnError> {
         let settings = read_settings(folder)?;
-        let damaged = |name: &str, reason: String| LearnError::NoRun {
-            path: folder.to_owned(),
-            reason: format!("{name}: {reason}"),
-        };
+        let damaged = |name: &str, reason: String| damaged(folder, name, reason);
         let text = |name: &str| match fs::read_to_string(folder.join(name)) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -171,6 +184,6 @@ impl Record {
     /// # Errors
     /// If they do not.
     pub fn dataset(&self) -> Result<Dataset, LearnError> {
-        Ok(Dataset::open(&self.settings.data, &source_options(&self.settings))?)
+        list(&self.settings)
     }
 }

@@ -114,7 +114,8 @@ impl Run<'_> {
         };
         // As a first stage it is quick, and done again when a run is resumed.
         let checkpoints = self.folder.checkpoints().filter(|_| is_whole_run);
-        self.fit(network, &feed, &training, checkpoints.as_deref())
+        let last = self.place.last_epoch().filter(|_| is_whole_run);
+        self.fit(network, &feed, &training, (checkpoints.as_deref(), last))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use refit_data::{Augment, Sample};
 
-use super::advise::spread;
 use super::images::Images;
 use super::start::{Start, starting_point};
 use super::{Run, labels};
@@ -10,6 +9,7 @@ use crate::advice::mirroring::{Confusion, Views, confusions, in_words};
 use crate::error::LearnError;
 use crate::extract::{Change, ExtractOptions, Features, extract};
 use crate::settings::{Mirror, Settings, Strategy};
+use crate::subsets::over_classes;
 use crate::watch::{Event, stage};
 
 /// Training images that are looked at, at most.
@@ -103,7 +103,7 @@ impl Run<'_> {
     /// The training images that are looked at, and their classes.
     fn looked_at(&self, images: &Images) -> (Vec<Sample>, Vec<usize>) {
         let truth = labels(&images.train);
-        let used = spread(&truth, MOST);
+        let used = over_classes(&truth, MOST);
         (
             used.iter().map(|i| images.train[*i].clone()).collect(),
             used.iter().map(|i| truth[*i]).collect(),

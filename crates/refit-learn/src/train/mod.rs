@@ -7,6 +7,7 @@ mod auto;
 mod body;
 mod compare;
 mod folder;
+mod folds;
 mod head;
 mod images;
 mod judge;
@@ -28,6 +29,7 @@ pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::{Record, read_settings};
+pub use folds::{FoldReport, FoldsReport};
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
 
@@ -39,9 +41,10 @@ use crate::predictions::{Judgement, to_csv};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use folder::{PREDICTIONS, RunFolder};
+use folds::{OutOfFold, cross_validate};
 use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
-use trust::Trust;
+use trust::{Tested, Trust};
 
 /// How a run is carried out; nothing here changes its result.
 #[derive(Debug, Clone)]
@@ -108,6 +111,9 @@ pub struct Report {
     pub val: Option<Metrics>,
     /// On the test images, where there are any, at the model's temperature.
     pub test: Option<Metrics>,
+    /// What cross-validation found, where `folds` were asked for; there is no `val` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<FoldsReport>,
     /// Where the model's temperature comes from.
     #[serde(default)]
     pub calibration: Calibration,
@@ -124,8 +130,12 @@ pub struct Report {
     pub parameters: [usize; 2],
     /// The penalty that cross-validation chose for a linear head.
     pub strength: Option<f64>,
-    /// The epoch whose weights were kept, from 1; 0 for those that training began with.
+    /// The epoch whose weights were kept, from 1; 0 for those that training began with. Where the mean of
+    /// several was kept, the best of these.
     pub best_epoch: Option<usize>,
+    /// The epochs of which the mean was kept, the best first; empty where the weights are those of one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub averaged_epochs: Vec<usize>,
 }
 
 /// A finished run.
@@ -137,8 +147,12 @@ pub struct Outcome {
     pub report: Report,
     /// The epochs, where there were any.
     pub history: Vec<Epoch>,
-    /// What the model makes of each validation and test image.
+    /// What the model makes of each validation and test image, and before them, what the models of
+    /// `folds` made of each image that they did not learn from. Validation images that gave the
+    /// temperature are seen, each half, at the other half's, as in the report.
     pub predictions: Vec<Judgement>,
+    /// The same of test images before any temperature.
+    pub(crate) tested: Tested,
 }
 
 /// Carries out a run.
@@ -155,19 +169,46 @@ pub fn train(
 }
 
 /// What went before a run.
-struct Beginning {
+struct Beginning<'a> {
     /// When it all began.
     started: Instant,
     /// Why it does what it does, to be written into its folder.
     advice: Option<String>,
     /// Whether its model is only to be compared.
     is_trial: bool,
+    /// Its part in a cross-validation.
+    place: Place<'a>,
 }
 
-impl Beginning {
+impl Beginning<'_> {
     /// Nothing.
     fn now() -> Self {
-        Self { started: Instant::now(), advice: None, is_trial: false }
+        Self { started: Instant::now(), advice: None, is_trial: false, place: Place::Alone }
+    }
+}
+
+/// A run's part in a cross-validation.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// None.
+    Alone,
+    /// It holds a fold out: as its test images.
+    Fold,
+    /// It learns from all images, and what it is worth the folds have told.
+    Last(&'a OutOfFold),
+}
+
+impl<'a> Place<'a> {
+    fn folds(self) -> Option<&'a OutOfFold> {
+        match self {
+            Self::Last(folds) => Some(folds),
+            Self::Alone | Self::Fold => None,
+        }
+    }
+
+    /// The epoch after which training ends, where the folds have told.
+    fn last_epoch(self) -> Option<usize> {
+        self.folds().and_then(|folds| folds.report.epochs)
     }
 }
 
@@ -177,15 +218,19 @@ fn train_on(
     settings: &Settings,
     context: &RunContext,
     watch: &dyn Watch,
-    Beginning { started, advice, is_trial }: &Beginning,
+    beginning: &Beginning,
 ) -> Result<Outcome, LearnError> {
     settings.validate()?;
+    let Beginning { started, advice, is_trial, place } = beginning;
+    if settings.folds.is_some() && !is_trial && matches!(place, Place::Alone) {
+        return cross_validate(dataset, settings, context, watch, beginning);
+    }
     let settings = &settings.settled();
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;
-    let (started, advice, is_trial) = (*started, advice.as_deref(), *is_trial);
-    let run = Run { settings, context, watch, dataset, folder, started, advice, is_trial };
+    let (started, advice, is_trial, place) = (*started, advice.as_deref(), *is_trial, *place);
+    let run = Run { settings, context, watch, dataset, folder, started, advice, is_trial, place };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),
         _ => run.learn(start),
@@ -205,6 +250,7 @@ struct Run<'a> {
     advice: Option<&'a str>,
     /// Whether its model is only to be compared.
     is_trial: bool,
+    place: Place<'a>,
 }
 
 /// What a strategy ends with.
@@ -212,6 +258,7 @@ struct Learned {
     network: Network,
     history: Vec<Epoch>,
     best_epoch: Option<usize>,
+    averaged: Vec<usize>,
     strength: Option<f64>,
     /// Seconds that earlier sessions of a resumed run took.
     seconds_before: f64,
@@ -220,7 +267,14 @@ struct Learned {
 impl Learned {
     /// A network as it is, without epochs.
     fn at_once(network: Network) -> Self {
-        Self { network, history: vec![], best_epoch: None, strength: None, seconds_before: 0.0 }
+        Self {
+            network,
+            history: vec![],
+            best_epoch: None,
+            averaged: vec![],
+            strength: None,
+            seconds_before: 0.0,
+        }
     }
 }
 
@@ -235,7 +289,19 @@ fn run_options(settings: &Settings, context: &RunContext) -> RunOptions {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// A run without a folder that only looks at images.
+    fn to_measure(
+        settings: &'a Settings,
+        context: &'a RunContext,
+        watch: &'a dyn Watch,
+        dataset: Dataset,
+    ) -> Self {
+        let (folder, started) = (RunFolder(None), Instant::now());
+        let (advice, is_trial, place) = (None, true, Place::Alone);
+        Self { settings, context, watch, dataset, folder, started, advice, is_trial, place }
+    }
+
     fn run_options(&self) -> RunOptions {
         run_options(self.settings, self.context)
     }
@@ -246,14 +312,7 @@ impl Run<'_> {
 
     /// Every strategy that trains something: with the changes of images that leave classes alone.
     fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
-        let takes_features = self.settings.strategy.runs_frozen() || self.settings.floor;
-        let (images, features) = match takes_features {
-            true => {
-                let features = self.features(&start)?;
-                (self.images_with(&features)?, Some(features))
-            }
-            false => (self.checked_images()?, None),
-        };
+        let (images, features) = self.readable(&start)?;
         let settings = &self.settle_changes(&start, &images)?;
         let run = Run {
             settings,
@@ -266,6 +325,25 @@ impl Run<'_> {
             None => None,
         };
         run.learn_from(start, images, features)
+    }
+
+    /// The images that can be read, and the features that something will learn from.
+    fn readable(&self, start: &Start) -> Result<(Images, Option<SplitFeatures>), LearnError> {
+        let takes_features = self.settings.strategy.runs_frozen() || self.settings.floor;
+        match takes_features {
+            true => {
+                let features = self.features(start)?;
+                Ok((self.images_with(&features)?, Some(features)))
+            }
+            false => Ok((self.checked_images()?, None)),
+        }
+    }
+
+    fn write_advice(&self) -> Result<(), LearnError> {
+        match self.advice {
+            Some(advice) => self.folder.write("advice.json", advice.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Learns from features, or from images where there are none.
@@ -283,9 +361,7 @@ impl Run<'_> {
             seconds.features = features.learned.seconds + features.judged.seconds;
         }
         self.folder.begin(self.settings, &images, self.context.resume)?;
-        if let Some(advice) = self.advice {
-            self.folder.write("advice.json", advice.as_bytes())?;
-        }
+        self.write_advice()?;
         let training_began = Instant::now();
         let learned = match (strategy, &features) {
             (Strategy::Features, Some(features)) => self.head(network, features, &images, true)?,
@@ -305,7 +381,8 @@ impl Run<'_> {
         };
         trust.notes(self.watch);
         seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
-        seconds.total = learned.seconds_before + self.started.elapsed().as_secs_f64();
+        let before = learned.seconds_before + self.place.folds().map_or(0.0, |f| f.seconds);
+        seconds.total = before + self.started.elapsed().as_secs_f64();
         let card = self.card(start.preprocess, start.weights, &images, &trust);
         let report = Report {
             strategy,
@@ -314,6 +391,7 @@ impl Run<'_> {
             classes: self.dataset.classes.clone(),
             val: trust.val,
             test: trust.test,
+            folds: self.place.folds().map(|folds| folds.report.clone()),
             calibration: trust.calibration,
             unknown: trust.report,
             images: images.count(),
@@ -322,9 +400,11 @@ impl Run<'_> {
             parameters,
             strength: learned.strength,
             best_epoch: learned.best_epoch,
+            averaged_epochs: learned.averaged,
         };
         let model = Model { network: learned.network, card };
-        Ok(Outcome { model, report, history: learned.history, predictions: trust.predictions })
+        let (predictions, tested) = (trust.predictions, trust.tested);
+        Ok(Outcome { model, report, history: learned.history, predictions, tested })
     }
 
     /// The network with a head for the images' classes.
@@ -375,7 +455,10 @@ impl Run<'_> {
                 val: images.val.len(),
                 test: images.test.len(),
             }),
-            metrics: trust.val.clone(),
+            metrics: match self.place.folds() {
+                Some(folds) => Some(folds.report.metrics.clone()),
+                None => trust.val.clone(),
+            },
             temperature: trust.calibration.temperature as f32,
             unknown: trust.unknown.clone(),
             weights,

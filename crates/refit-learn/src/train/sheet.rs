@@ -1,18 +1,20 @@
 //! What training sees of some images, before it is begun.
 
-use std::time::Instant;
-
-use refit_data::{Augment, Mix, Preprocess, RgbImage, Sample, Stream};
+use refit_data::{
+    Augment, DecodeOptions, Mix, Preprocess, RgbImage, Sample, Stream, decode_file_in,
+};
 use refit_net::zoo;
 
-use super::advise::spread;
+use super::activations::fixed_views;
 use super::body::{augment_stream, image_cache};
-use super::folder::RunFolder;
+use super::images::Images;
 use super::start::open_dataset;
 use super::{Run, RunContext, labels};
 use crate::error::LearnError;
+use crate::extract::view_stream;
 use crate::model::preprocess_for;
 use crate::settings::Settings;
+use crate::subsets::over_classes;
 use crate::watch::Watch;
 
 /// A training image, and what training makes of it.
@@ -24,11 +26,12 @@ pub struct Preview {
     pub class: String,
     /// As the network sees it plainly.
     pub plain: RgbImage,
-    /// As the first epochs see it, mixed with others where training would do that.
+    /// As the first epochs see it, mixed with others where training would do that; with fixed views, those
+    /// in turn.
     pub views: Vec<RgbImage>,
 }
 
-/// What a run by `settings` makes of `images` training images, spread over the classes, in its first
+/// What a run by `settings` makes of `rows` training images, spread over the classes, in its first
 /// `views` epochs: the same pixels. Mirroring is shown where it would be left out for what a look at
 /// the features finds.
 ///
@@ -36,7 +39,7 @@ pub struct Preview {
 /// If images cannot be read, or settings make no sense.
 pub fn preview(
     settings: &Settings,
-    images: usize,
+    rows: usize,
     views: usize,
     context: &RunContext,
     watch: &dyn Watch,
@@ -45,11 +48,10 @@ pub fn preview(
     let dataset = open_dataset(settings, watch)?;
     let settings = &settings.settled();
     let preprocess = preprocess_for(&zoo::find(&settings.backbone)?.input);
-    let (folder, started) = (RunFolder(None), Instant::now());
-    let run =
-        Run { settings, context, watch, dataset, folder, started, advice: None, is_trial: false };
-    let train = run.checked_images()?.train;
-    let artist = Artist { settings, preprocess, train: &train, cache: image_cache(&preprocess) };
+    let run = Run::to_measure(settings, context, watch, dataset);
+    let images = run.checked_images()?;
+    let train = &images.train;
+    let artist = Artist { settings, preprocess, images: &images, cache: image_cache(&preprocess) };
     let one = |&index: &usize| {
         let sample = train[index].clone();
         Ok(Preview {
@@ -59,15 +61,15 @@ pub fn preview(
             sample,
         })
     };
-    let mut chosen = spread(&labels(&train), images);
-    chosen.truncate(images);
+    let mut chosen = over_classes(&labels(train), rows);
+    chosen.truncate(rows);
     chosen.iter().map(one).collect()
 }
 
 struct Artist<'a> {
     settings: &'a Settings,
     preprocess: Preprocess,
-    train: &'a [Sample],
+    images: &'a Images,
     cache: refit_data::ImageCache,
 }
 
@@ -86,7 +88,26 @@ impl Artist<'_> {
     }
 
     fn square(&self, epoch: usize, index: usize) -> Result<RgbImage, LearnError> {
-        let image = self.cache.get(&self.train[index].path)?;
+        match fixed_views(self.settings) {
+            0 => self.new_view(epoch, index),
+            views => self.fixed_view((epoch + index) % views, index),
+        }
+    }
+
+    /// As `ActivationFeed` draws it.
+    fn fixed_view(&self, view: usize, index: usize) -> Result<RgbImage, LearnError> {
+        let path = &self.images.train[index].path;
+        let image = decode_file_in(path, &DecodeOptions::default(), self.preprocess.detail())?;
+        if view == 0 {
+            return Ok(self.preprocess.square(&image));
+        }
+        let mut stream = view_stream(self.settings.seed, &self.images.hashes[0][index], view);
+        Ok(self.augment().square(&image, &self.preprocess, &mut stream))
+    }
+
+    /// As `ImageFeed` draws it.
+    fn new_view(&self, epoch: usize, index: usize) -> Result<RgbImage, LearnError> {
+        let image = self.cache.get(&self.images.train[index].path)?;
         let mut stream = augment_stream(self.settings.seed, epoch, index);
         Ok(self.augment().square(&image, &self.preprocess, &mut stream))
     }
@@ -100,7 +121,8 @@ impl Artist<'_> {
         own: RgbImage,
     ) -> Result<RgbImage, LearnError> {
         let seed = self.settings.seed;
-        let order = Stream::new(seed, "order", &[epoch as u64]).permutation(self.train.len());
+        let order =
+            Stream::new(seed, "order", &[epoch as u64]).permutation(self.images.train.len());
         let mut batches = order.chunks(self.settings.training.batch);
         let Some((batch, place)) =
             batches.find_map(|batch| Some((batch, batch.iter().position(|i| *i == index)?)))

@@ -15,25 +15,33 @@ use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use crate::weights::{self, Weighted};
 
-/// How a run's images are listed.
-pub(super) fn source_options(settings: &Settings) -> SourceOptions {
-    SourceOptions {
+/// The images of a run. With folds, validation images are to learn from as well.
+pub(super) fn list(settings: &Settings) -> Result<Dataset, LearnError> {
+    let options = SourceOptions {
         val: settings.val.clone(),
         val_fraction: settings.val_fraction,
         seed: settings.seed,
         one_class: false,
+    };
+    let mut dataset = Dataset::open(&settings.data, &options)?;
+    if settings.folds.is_some() {
+        dataset.train.append(&mut dataset.val);
     }
+    Ok(dataset)
 }
 
 pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, LearnError> {
-    let dataset = Dataset::open(&settings.data, &source_options(settings))?;
+    let dataset = list(settings)?;
     dataset.notes.iter().for_each(|note| watch.event(Event::Note(note.clone())));
     let (train, val, test) = (dataset.train.len(), dataset.val.len(), dataset.test.len());
     let classes = dataset.classes.len();
     let tests = if test > 0 { format!(", {test} test") } else { String::new() };
-    watch.event(Event::Note(format!(
-        "{classes} classes; {train} training, {val} validation{tests} images"
-    )));
+    let parts = match (settings.folds, settings.repeats) {
+        (None, _) => format!("{train} training, {val} validation{tests} images"),
+        (Some(folds), 1) => format!("{train} images in {folds} folds{tests}"),
+        (Some(folds), times) => format!("{train} images, {times} times in {folds} folds{tests}"),
+    };
+    watch.event(Event::Note(format!("{classes} classes; {parts}")));
     note_gifs(&dataset, watch);
     Ok(dataset)
 }

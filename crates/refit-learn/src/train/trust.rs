@@ -1,16 +1,18 @@
 //! What makes a finished model's probabilities mean what they say, and what it does not know.
 
-use refit_data::{Preprocess, Sample};
+use refit_data::{Preprocess, Sample, Stream};
 use refit_net::Network;
 use serde::{Deserialize, Serialize};
 
+use super::folds::OutOfFold;
 use super::images::{Images, SplitFeatures};
 use super::judge::{Judged, judged_rows};
-use super::{Learned, Run};
+use super::{Learned, Place, Run};
 use crate::calibrate::{ENOUGH, careful_temperature, cross_fitted, scaled};
 use crate::error::LearnError;
 use crate::metrics::{Metrics, arg_max};
 use crate::predictions::{Judgement, Split, judgements};
+use crate::subsets::{self, evenly};
 use crate::unknown::{Abstention, Distance, MOST_HELD_OUT, SHARE, Unknown, abstention};
 use crate::watch::{Event, Watch};
 
@@ -18,7 +20,7 @@ use crate::watch::{Event, Watch};
 const MOST_FITTED: usize = 2000;
 
 /// Parts of the training images, each held out once where validation images are too few.
-const FOLDS: usize = 5;
+const PARTS: usize = 5;
 
 /// Images that a temperature or threshold was fitted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub enum FittedOn {
     Validation,
     /// Training images, each held out in turn from a head of its own.
     HeldOutTraining,
+    /// Training images, each held out once from a model of its own: the folds.
+    Folds,
     /// None: there were too few.
     #[default]
     Nothing,
@@ -62,7 +66,8 @@ pub struct UnknownReport {
     pub fitted_on: FittedOn,
     /// How many.
     pub images: usize,
-    /// What comes of it on the validation images; the threshold is theirs where it was fitted on them.
+    /// What comes of it on the validation images, or on those of the folds; the threshold is theirs where
+    /// it was fitted on them.
     pub val: Option<Abstention>,
     /// On the test images, where there are any.
     pub test: Option<Abstention>,
@@ -76,6 +81,16 @@ pub(super) struct Trust {
     pub unknown: Option<Unknown>,
     pub predictions: Vec<Judgement>,
     pub report: Option<UnknownReport>,
+    pub tested: Tested,
+}
+
+/// What a network made of the test images, for whoever holds images out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Tested {
+    /// `[n, classes]`, as the network gives them.
+    pub logits: Vec<f32>,
+    /// How far each is from the training images, `[n]`, where that is known.
+    pub distances: Option<Vec<f32>>,
 }
 
 /// Training images as a network sees them, where the head on them can be solved for anew.
@@ -108,7 +123,8 @@ impl Run<'_> {
         let some = fitted_to(&images.train, self.dataset.classes.len());
         let (rows, labels) = plain(features, images, &some);
         let held_out = || {
-            let strength = learned.strength.filter(|_| val.labels.len() < ENOUGH)?;
+            let alone = matches!(self.place, Place::Alone);
+            let strength = learned.strength.filter(|_| alone && val.labels.len() < ENOUGH)?;
             self.held_out(features, images, &some, strength)
         };
         let familiar = Distance::fit(&rows, &labels)
@@ -132,8 +148,13 @@ impl Run<'_> {
             self.run_judged(compiled, dim, network, preprocess, samples, what)
         };
         let (val, test) = (run(&images.val, "validation")?, run(&images.test, "test")?);
+        let enough = match self.place {
+            Place::Alone => val.labels.len() >= ENOUGH,
+            Place::Fold => true,
+            Place::Last(folds) => folds.judged.labels.len() >= ENOUGH,
+        };
         // A trial is judged by its probabilities alone.
-        let familiar = if val.labels.len() < ENOUGH || self.is_trial {
+        let familiar = if !enough || self.is_trial {
             None
         } else {
             let some = fitted_to(&images.train, self.dataset.classes.len());
@@ -147,7 +168,8 @@ impl Run<'_> {
 
     /// The temperature and the threshold, and what they come to.
     ///
-    /// Both are fitted on validation images, which the weights have not seen; where those are too few, on
+    /// Both are fitted on validation images, which the weights have not seen, or on the images of all
+    /// folds, each as a model sees it that has not; where those are too few, on
     /// training images that were held out in turn, if the head is cheap to solve for anew. A body that
     /// was trained on them makes training images look better than others, so it is left as it is.
     pub(super) fn trust(
@@ -159,7 +181,9 @@ impl Run<'_> {
     ) -> Trust {
         let k = classes.len();
         let held_out = familiar.as_ref().and_then(|f| f.held_out.as_ref());
+        let folds = self.place.folds().filter(|folds| folds.judged.labels.len() >= ENOUGH);
         let (source, fitted_on) = match held_out {
+            _ if let Some(folds) = folds => (Some(&folds.judged), FittedOn::Folds),
             _ if val.labels.len() >= ENOUGH => (Some(val), FittedOn::Validation),
             Some(held_out) => (Some(&held_out.judged), FittedOn::HeldOutTraining),
             None => (None, FittedOn::Nothing),
@@ -179,13 +203,19 @@ impl Run<'_> {
             _ => heated(val),
         };
         let (val_metrics, test_metrics) = (metrics(val, &val_logits), metrics(test, &heated(test)));
-        let parts = [(val, Split::Val), (test, Split::Test)];
-        let of =
-            |(judged, split): (&Judged, _)| judgements(&heated(judged), &judged.samples, k, split);
-        let predictions = parts.into_iter().flat_map(of).collect();
-        let known = familiar.and_then(|f| f.judge(val, test, fitted_on));
+        let of_folds = self.place.folds().into_iter().flat_map(|folds| folds.predictions.clone());
+        // As `metrics.json` has them: each half of the validation images by the other.
+        let of_val = judgements(&val_logits, &val.samples, k, Split::Val);
+        let of_test = judgements(&heated(test), &test.samples, k, Split::Test);
+        let predictions = of_folds.chain(of_val).chain(of_test).collect();
+        let tested = Tested {
+            logits: test.logits.clone(),
+            distances: familiar.as_ref().map(|f| f.distance.of_rows(&test.features)),
+        };
+        let known = familiar.and_then(|f| f.judge(val, test, fitted_on, self.place.folds()));
         let (unknown, report) = known.unzip();
-        Trust { val: val_metrics, test: test_metrics, calibration, unknown, predictions, report }
+        let (val, test) = (val_metrics, test_metrics);
+        Trust { val, test, calibration, unknown, predictions, report, tested }
     }
 
     /// What heads that learned from the others say of `some` training images, and how far those are from
@@ -199,11 +229,13 @@ impl Run<'_> {
     ) -> Option<HeldOut> {
         let label = |&i: &usize| images.train[i].label;
         let labels: Vec<usize> = some.iter().map(label).collect();
-        let folds = folds(&labels, self.dataset.classes.len());
+        let seed = self.settings.seed;
+        let stream = |class| Stream::new(seed, "held out", &[class]);
+        let parts = subsets::folds(&labels, self.dataset.classes.len(), PARTS, stream);
         let mut found = HeldOut { judged: Judged::default(), distances: Vec::new() };
-        for fold in 0..FOLDS {
+        for number in 0..PARTS {
             let part = |held: bool| -> Vec<usize> {
-                let is_part = |at: &usize| (folds[*at] == Some(fold)) == held;
+                let is_part = |at: &usize| (parts[*at] == Some(number)) == held;
                 (0..some.len()).filter(is_part).map(|at| some[at]).collect()
             };
             let (others, own) = (part(false), part(true));
@@ -234,15 +266,18 @@ impl Familiar {
         val: &Judged,
         test: &Judged,
         fitted_on: FittedOn,
+        folds: Option<&OutOfFold>,
     ) -> Option<(Unknown, UnknownReport)> {
         let distances = |judged: &Judged| self.distance.of_rows(&judged.features);
         let (of_val, of_test) = (distances(val), distances(test));
+        let of_folds = folds.and_then(|folds| Some((&folds.judged, folds.distances.as_ref()?)));
         let held_out = match (fitted_on, self.held_out) {
+            (FittedOn::Folds, _) => of_folds?.1.clone(),
             (FittedOn::Validation, _) => of_val.clone(),
             (_, Some(held_out)) => held_out.distances,
             _ => return None,
         };
-        let some = spread(held_out.len(), MOST_HELD_OUT);
+        let some = evenly(held_out.len(), MOST_HELD_OUT);
         let held_out = some.into_iter().map(|i| held_out[i]).collect();
         let unknown = Unknown::new(self.distance, held_out);
         let threshold = unknown.threshold(SHARE);
@@ -257,7 +292,10 @@ impl Familiar {
             threshold,
             fitted_on,
             images: unknown.held_out(),
-            val: abstains(val, &of_val),
+            val: match of_folds {
+                Some((judged, distances)) => abstains(judged, distances),
+                None => abstains(val, &of_val),
+            },
             test: abstains(test, &of_test),
         };
         Some((unknown, report))
@@ -275,12 +313,6 @@ impl Trust {
     }
 }
 
-/// At most `most` of `n` places, evenly spread.
-fn spread(n: usize, most: usize) -> Vec<usize> {
-    let taken = n.min(most);
-    (0..taken).map(|i| i * n / taken).collect()
-}
-
 /// The training images that distances are fitted to: all, or as many of each class, evenly spread, so that
 /// a rare one is not left without.
 fn fitted_to(train: &[Sample], classes: usize) -> Vec<usize> {
@@ -291,32 +323,14 @@ fn fitted_to(train: &[Sample], classes: usize) -> Vec<usize> {
     train.iter().enumerate().for_each(|(i, sample)| by_class[sample.label].push(i));
     let each = (MOST_FITTED / classes).max(1);
     let some = |own: &Vec<usize>| -> Vec<usize> {
-        spread(own.len(), each).into_iter().map(|i| own[i]).collect()
+        evenly(own.len(), each).into_iter().map(|i| own[i]).collect()
     };
     by_class.iter().flat_map(some).collect()
-}
-
-/// The fold in which each image is held out; none for the only one of its class.
-fn folds(labels: &[usize], classes: usize) -> Vec<Option<usize>> {
-    let (mut counts, mut seen) = (vec![0; classes], vec![0; classes]);
-    labels.iter().for_each(|&label| counts[label] += 1);
-    let fold = |&label: &usize| {
-        seen[label] += 1;
-        (counts[label] > 1).then_some(seen[label] % FOLDS)
-    };
-    labels.iter().map(fold).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn images_are_taken_evenly() {
-        assert_eq!(spread(10, 4), [0, 2, 5, 7]);
-        assert_eq!(spread(3, 4), [0, 1, 2]);
-        assert!(spread(0, 4).is_empty());
-    }
 
     #[test]
     fn rare_classes_are_known_too() {
@@ -327,11 +341,5 @@ mod tests {
         assert_eq!(some.len(), MOST_FITTED / 2 + 3);
         assert_eq!(some[1000..], [5000, 5001, 5002]);
         assert_eq!(fitted_to(&many[..7], 2), [0, 1, 2, 3, 4, 5, 6]);
-    }
-
-    #[test]
-    fn every_class_keeps_an_image_to_learn_from() {
-        let found = folds(&[0, 0, 1, 2, 2, 2], 4);
-        assert_eq!(found, [Some(1), Some(2), None, Some(1), Some(2), Some(3)]);
     }
 }

@@ -20,6 +20,9 @@ use crate::progress::Progress;
 /// Pixels of an image's side in the sheet, at most.
 const CELL: usize = 160;
 
+/// Rows of the sheet at most, and columns beside the first: cells of 10,000 images are 770 MB.
+const MOST: usize = 100;
+
 /// Show what training makes of images
 #[derive(Debug, Args)]
 #[command(
@@ -27,7 +30,8 @@ const CELL: usize = 160;
     before_help = "\
 DATA is what `refit train` takes. The result is a PNG with a row for each image: first as the network \
 sees it plainly, then as the first epochs of training see it, one after the other, mixed with other \
-images where training does that. stdout lists the rows. docs/augmentation.md tells what each level does.",
+images where training does that. `partial` keeps a few fixed views, the plain one among them, which its \
+epochs see in turn: so does the picture. stdout lists the rows. docs/augmentation.md tells what each level does.",
     after_help = "Examples:
   refit augment photos/ --out sheet.png
   refit augment photos/ --out sheet.png --augment strong --images 10 --views 12
@@ -50,12 +54,12 @@ pub struct AugmentCommand {
     #[arg(long, value_name = "S", default_value = "fine-tune")]
     strategy: Strategy,
 
-    /// Rows: training images, spread over the classes
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = arguments::at_least_one)]
+    /// Rows, up to 100: training images, spread over the classes
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = arguments::up_to(MOST))]
     images: usize,
 
-    /// Columns beside the first: epochs
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = arguments::at_least_one)]
+    /// Columns beside the first, up to 100: epochs
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = arguments::up_to(MOST))]
     views: usize,
 
     /// Seed of the run that is shown
@@ -79,6 +83,10 @@ impl AugmentCommand {
         let Augmentation(augment) = self.augment;
         let mut settings = Settings::new(self.data, self.strategy);
         settings.training.augment = augment;
+        // What is new every time cannot be kept: as `refit train` has it.
+        if settings.training.augment().mix.is_some() {
+            settings.training.fixed_views = 0;
+        }
         (settings.seed, settings.backbone) = (self.seed, self.backbone);
         let context = RunContext { workers: machine.threads(), ..RunContext::default() };
         let shown = preview(&settings, self.images, self.views, &context, &Progress::new())?;

@@ -164,7 +164,9 @@ fn model_rows(model: &Model) -> Vec<Vec<String>> {
             format!("{trained} training, {} validation, {} test", data.val, data.test),
         ));
     }
-    rows.extend(card.metrics.as_ref().map(|m| row("quality", accuracy(m, "validation"))));
+    let in_folds = card.settings.as_ref().is_some_and(|settings| settings.folds.is_some());
+    let judged = if in_folds { "held-out" } else { "validation" };
+    rows.extend(card.metrics.as_ref().map(|m| row("quality", accuracy(m, judged))));
     if card.temperature != 1.0 {
         let text = format!("logits divided by {:.3} before the softmax", card.temperature);
         rows.push(row("calibrated", text));

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use refit::learn::metrics::Metrics;
 use refit::learn::unknown::Abstention;
 use refit::learn::{
-    ClassBalance, FittedOn, Mirror, Norms, OptimizerKind, ScheduleKind, Select, network_of,
-    read_settings,
+    ClassBalance, FittedOn, FoldsReport, Mirror, Norms, OptimizerKind, ScheduleKind, Select,
+    network_of, read_settings,
 };
 use refit::net::{Graph, Precision, zoo};
 use refit::{Edit, HeadKind, LearnError, Outcome, Report, RunContext, Settings, Strategy};
@@ -43,6 +43,7 @@ The result is a folder with the model, its numbers (metrics.json), a report to r
   refit train photos/ --strategy fine-tune --epochs 5 --time-budget 30m
   refit train photos/ --val more-photos/ --views 4 --out runs/first
   refit train photos/ --strategy partial --unfreeze-from blocks.5
+  refit train photos/ --folds 5
   refit train photos/ --weights resnet18.pth
   refit train more-photos/ --weights runs/first/model.safetensors --keep-classes
   refit train photos/ --recipe edits.toml --strategy fine-tune
@@ -85,6 +86,11 @@ pub struct Train {
     #[arg(long, value_name = "DIR", conflicts_with = "TrainOptions")]
     resume: Option<PathBuf>,
 
+    /// Room on the disk for what frozen layers make of fixed views, such as 500MB; what does not fit is
+    /// computed again in every epoch, with the same result
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = arguments::bytes)]
+    activation_budget: u64,
+
     /// Write no report.html
     #[arg(long)]
     no_report: bool,
@@ -104,6 +110,15 @@ struct TrainOptions {
     /// Share of the images kept apart for validation [default: 0.2]
     #[arg(long, value_name = "F")]
     val_fraction: Option<f64>,
+
+    /// Judge by cross-validation: divide training and validation images into K parts, hold each out once
+    /// from a model of its own, then train one on all
+    #[arg(long, value_name = "K")]
+    folds: Option<usize>,
+
+    /// Times that the images are divided into folds, anew each time [default: 1]
+    #[arg(long, value_name = "R", requires = "folds")]
+    repeats: Option<usize>,
 
     /// Network to start from; `refit models` lists them [default: the one whose weights are given,
     /// else efficientnet_lite0]
@@ -330,6 +345,8 @@ impl TrainOptions {
         let mut settings = Settings {
             val: self.val.as_ref().map(whole),
             val_fraction: self.val_fraction,
+            folds: self.folds,
+            repeats: self.repeats.unwrap_or(1),
             weights: self.weights.as_ref().map(whole),
             edits: edits.to_vec(),
             unfreeze_from: unfreeze_from.map(str::to_owned),
@@ -490,6 +507,7 @@ impl Train {
             folder: Some(folder.clone()),
             resume,
             workers: machine.threads(),
+            activation_budget: self.activation_budget,
             ..RunContext::default()
         };
         let outcome = match self.resume {
@@ -603,6 +621,9 @@ pub fn shell(path: &Path) -> String {
 fn summarize(outcome: &Outcome, folder: &Path, progress: &Progress) {
     let report = &outcome.report;
     progress.say(&headline(report));
+    if let Some(folds) = &report.folds {
+        of_folds(folds).iter().for_each(|line| progress.say(line));
+    }
     for (metrics, what) in [(&report.val, "validation"), (&report.test, "test")] {
         if let Some(metrics) = metrics {
             progress.say(&accuracy(metrics, what));
@@ -611,7 +632,8 @@ fn summarize(outcome: &Outcome, folder: &Path, progress: &Progress) {
     for line in trust(report) {
         progress.say(&line);
     }
-    match &report.val {
+    let chosen_by = report.folds.as_ref().map(|folds| &folds.metrics).or(report.val.as_ref());
+    match chosen_by {
         Some(metrics) => per_class(metrics).iter().for_each(|text| progress.say(text)),
         None => progress.say(
             "no validation images, so nothing says how good it is: give some with --val DIR, or \
@@ -651,18 +673,47 @@ pub fn accuracy(metrics: &Metrics, what: &str) -> String {
     format!("accuracy on {images}: {} (95% interval: {low} to {high})", percent(metrics.top1))
 }
 
+/// `accuracy on 153 images, each held out once in 5 folds: ...`, and how the folds differ.
+fn of_folds(report: &FoldsReport) -> [String; 2] {
+    let [low, high] = report.interval95.map(percent);
+    let times = match report.repeats {
+        1 => "once".to_owned(),
+        repeats => format!("{repeats} times"),
+    };
+    let found = report.each.iter().map(|fold| fold.top1);
+    let (least, most) = (found.clone().fold(1.0, f64::min), found.fold(0.0, f64::max));
+    [
+        format!(
+            "accuracy on {} images, each held out {times} in {} folds: {} (95% interval: {low} to \
+             {high})",
+            report.metrics.samples,
+            report.folds,
+            percent(report.top1)
+        ),
+        format!(
+            "by fold: {} to {}, mean {}, standard deviation {:.1} points",
+            percent(least),
+            percent(most),
+            percent(report.mean),
+            100.0 * report.deviation
+        ),
+    ]
+}
+
 /// What is known of the probabilities and of images of another kind: on test images where there are any.
 fn trust(report: &Report) -> Vec<String> {
     let test = report.test.as_ref().map(|metrics| (metrics, "test"));
+    let folds = report.folds.as_ref().map(|folds| (&folds.metrics, "held-out"));
     let val = report.val.as_ref().map(|metrics| (metrics, "validation"));
     let mut lines = Vec::new();
     let calibrated = report.calibration.fitted_on != FittedOn::Nothing;
-    if let Some((metrics, what)) = test.or(val).filter(|_| calibrated) {
+    if let Some((metrics, what)) = test.or(folds).or(val).filter(|_| calibrated) {
         lines.push(calibration(metrics, what));
     }
     if let Some(unknown) = &report.unknown {
         let test = unknown.test.map(|found| (found, "test"));
-        let found = test.or(unknown.val.map(|found| (found, "validation")));
+        let what = if report.folds.is_some() { "held-out" } else { "validation" };
+        let found = test.or(unknown.val.map(|found| (found, what)));
         lines.extend(found.map(|(found, what)| abstains(&found, what)));
     }
     lines

@@ -55,8 +55,12 @@ pub fn section(run: &Run) -> Option<Markup> {
 
 /// Figures on the images that the temperature was fitted on are told by halves.
 fn fitted_here(run: &Run, metrics: &Metrics) -> &'static str {
-    let by_halves = metrics.uncalibrated.is_some() && run.record.report.test.is_none();
-    if by_halves { " Each half of the images is seen at the temperature of the other." } else { "" }
+    let report = &run.record.report;
+    match metrics.uncalibrated.is_some() && report.test.is_none() {
+        true if report.folds.is_some() => " Each fold is seen at the temperature of the others.",
+        true => " Each half of the images is seen at the temperature of the other.",
+        false => "",
+    }
 }
 
 fn unknown(found: &Abstention) -> Markup {

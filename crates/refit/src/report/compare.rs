@@ -17,7 +17,12 @@ pub fn of_runs(records: &[Record]) -> String {
     let names = names(records);
     // All by the same part of the images, if there is one that all were judged by.
     let tested = records.iter().all(|r| r.report.test.is_some());
-    let split = if tested { Split::Test } else { Split::Val };
+    let folded = records.iter().all(|record| record.report.folds.is_some());
+    let split = match (tested, folded) {
+        (true, _) => Split::Test,
+        (false, true) => Split::HeldOut,
+        (false, false) => Split::Val,
+    };
     let mut rows: Vec<Entry> = runs
         .iter()
         .zip(&names)
@@ -46,6 +51,7 @@ fn metrics(record: &Record, split: Split) -> Option<&Metrics> {
     match split {
         Split::Val => record.report.val.as_ref(),
         Split::Test => record.report.test.as_ref(),
+        Split::HeldOut => record.report.folds.as_ref().map(|folds| &folds.metrics),
     }
 }
 

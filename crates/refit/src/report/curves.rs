@@ -9,10 +9,15 @@ use crate::output::percent;
 
 pub fn section(run: &Run) -> Option<Markup> {
     let charts = charts(run.record)?;
+    let averaged = run.record.report.averaged_epochs.iter().map(usize::to_string);
+    let averaged = averaged.collect::<Vec<_>>().join(", ");
     let meaning = html! {
         p { "The loss that training lowers, and how the network does on validation images after \
              each epoch. The weights of the marked epoch are the model's; 0 stands for those that \
              training began with." }
+        @if !averaged.is_empty() {
+            p { "They are the mean of those of the epochs " (averaged) ", of which the best is marked." }
+        }
     };
     Some(part("training", "Training", &meaning, &html! { div.charts { (charts) } }))
 }

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 use refit::learn::metrics::Metrics;
+use refit::learn::{FoldsReport, Split};
 
 use super::{Run, chart, images_of};
 use crate::output::{count, duration, percent};
@@ -13,7 +14,7 @@ pub fn section(run: &Run) -> Markup {
             p.over { "Training run " (run.record.folder.display()) }
             h1 { (run.strategy()) " on " (report.backbone) ", for " (run.data_name()) }
             @match run.judged() {
-                Some((split, metrics)) => (result(&images_of(split, metrics.samples), metrics)),
+                Some((split, metrics)) => (result(split, metrics, report.folds.as_ref())),
                 None => p.result {
                     "No validation images, so nothing says how good it is: give some with --val DIR, \
                      or let some be kept apart with --val-fraction F."
@@ -26,16 +27,27 @@ pub fn section(run: &Run) -> Markup {
     }
 }
 
-fn result(judged: &str, metrics: &Metrics) -> Markup {
-    let [low, high] = metrics.interval95;
+/// With folds divided anew several times, the accuracy is the mean over these.
+fn result(split: Split, metrics: &Metrics, folds: Option<&FoldsReport>) -> Markup {
+    let repeated = folds.filter(|folds| split == Split::HeldOut && folds.repeats > 1);
+    let (top1, [low, high]) = match repeated {
+        Some(folds) => (folds.top1, folds.interval95),
+        None => (metrics.top1, metrics.interval95),
+    };
     let right = metrics.confusion.correct();
+    let judged = images_of(split, metrics.samples);
     html! {
         div.result {
-            div.big { (percent(metrics.top1)) }
+            div.big { (percent(top1)) }
             div.range {
-                p { "accuracy: " (right) " of " (judged) " right" }
+                @match repeated {
+                    Some(folds) => p {
+                        "accuracy on " (judged) ", the mean over " (folds.repeats) " repeats"
+                    },
+                    None => p { "accuracy: " (right) " of " (judged) " right" },
+                }
                 p.soft { "95% interval: " (percent(low)) " to " (percent(high)) }
-                (chart::interval(metrics.top1, [low, high]))
+                (chart::interval(top1, [low, high]))
             }
         }
     }
@@ -54,6 +66,9 @@ fn figures(run: &Run) -> Vec<(&'static str, String)> {
         let most = m.per_class.iter().map(|c| c.support).max().unwrap_or(0);
         let share = most as f64 / m.samples.max(1) as f64;
         figures.push(("commonest class only", percent(share)));
+    }
+    if let (Some(folds), Some(_)) = (&report.folds, &report.test) {
+        figures.push(("accuracy, held out in folds", percent(folds.top1)));
     }
     if let (Some(val), Some(_)) = (&report.val, &report.test) {
         figures.push(("accuracy, validation", percent(val.top1)));

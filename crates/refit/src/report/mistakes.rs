@@ -145,6 +145,7 @@ mod tests {
         let case = |label, probability| Judgement {
             path: "x".into(),
             split: Split::Val,
+            fold: None,
             label,
             predicted: 0,
             probability,

@@ -13,6 +13,7 @@ mod compare;
 mod confusion;
 mod curves;
 mod data;
+mod folds;
 mod headline;
 mod mistakes;
 mod page;
@@ -38,11 +39,13 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// What it is judged by: the test images where there are any, else the validation images.
+    /// What it is judged by: the test images where there are any, else those held out in folds, or the
+    /// validation images.
     fn judged(&self) -> Option<(Split, &Metrics)> {
         let report = &self.record.report;
         let test = report.test.as_ref().map(|m| (Split::Test, m));
-        test.or(report.val.as_ref().map(|m| (Split::Val, m)))
+        let folds = report.folds.as_ref().map(|folds| (Split::HeldOut, &folds.metrics));
+        test.or(folds).or(report.val.as_ref().map(|m| (Split::Val, m)))
     }
 
     /// The data's name, for people.
@@ -68,6 +71,7 @@ pub fn of_run(run: &Run) -> String {
     let sections = [
         data::section(run),
         advice::section(run),
+        folds::section(run),
         curves::section(run),
         confusion::section(run),
         classes::section(run),

@@ -43,6 +43,12 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
     if let Some(fraction) = settings.val_fraction {
         flag("val-fraction", fraction.to_string());
     }
+    if let Some(folds) = settings.folds {
+        flag("folds", folds.to_string());
+    }
+    if settings.repeats != 1 {
+        flag("repeats", settings.repeats.to_string());
+    }
     match &settings.weights {
         Some(weights) => flag("weights", shell(weights)),
         None if settings.backbone != "efficientnet_lite0" => {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use refit::learn::metrics::Metrics;
-use refit::learn::{Calibration, FittedOn, Judgement, Seconds};
+use refit::learn::{Calibration, FittedOn, FoldReport, FoldsReport, Judgement, Seconds};
 use refit::net::Precision;
 use refit::{Report, Settings, Strategy};
 
@@ -25,6 +25,7 @@ fn record(classes: usize) -> Record {
     let prediction = |i: usize| Judgement {
         path: PathBuf::from(format!("nowhere/<{i}>.jpg")),
         split: Split::Val,
+        fold: None,
         label: labels[i],
         predicted: taken(i),
         probability: 0.7,
@@ -41,12 +42,14 @@ fn record(classes: usize) -> Record {
             classes: names,
             val,
             test: None,
+            folds: None,
             images: 4 * classes,
             skipped: vec![],
             seconds: Seconds::default(),
             parameters: [10, 1000],
             strength: None,
             best_epoch: None,
+            averaged_epochs: vec![],
             calibration: Calibration { temperature: 1.0, fitted_on: FittedOn::Nothing, images: 0 },
             unknown: None,
         },
@@ -69,6 +72,56 @@ fn pages_hold_for_two_classes_and_for_many() {
         assert_eq!(page.contains("<table class=\"confusion\">"), classes <= 16);
         assert_eq!(page.contains("<svg class=\"matrix\""), (17..=100).contains(&classes));
     }
+}
+
+/// The same run judged in two folds.
+fn folded(repeats: usize) -> Record {
+    let mut record = record(3);
+    let metrics = record.report.val.take().unwrap();
+    let fold = |number: usize| FoldReport {
+        repeat: 1 + number / 2,
+        fold: 1 + number % 2,
+        others: 5,
+        images: 4,
+        top1: 0.75,
+        loss: 0.9,
+        best_epoch: Some(3),
+        strength: None,
+        seconds: 1.0,
+    };
+    record.report.folds = Some(FoldsReport {
+        folds: 2,
+        repeats,
+        top1: 0.651,
+        interval95: [0.34, 0.87],
+        mean: 0.75,
+        deviation: 0.042,
+        epochs: Some(3),
+        each: (0..2 * repeats).map(fold).collect(),
+        metrics,
+    });
+    for (i, p) in record.predictions.iter_mut().flatten().enumerate() {
+        (p.split, p.fold) = (Split::HeldOut, Some(1 + i % 2));
+    }
+    record
+}
+
+#[test]
+fn folds_are_shown() {
+    for repeats in [1, 3] {
+        let record = folded(repeats);
+        let page = of_run(&Run { record: &record, model: None });
+        html::check_page(&page);
+        assert_eq!(page.matches("<td>75.0%</td>").count(), 2 * repeats);
+        assert!(page.contains("<section id=\"folds\"") && page.contains("75.0% ± 4.2"), "{page}");
+        let big = if repeats == 1 { "66.7%" } else { "65.1%" };
+        assert!(page.contains(&format!("<div class=\"big\">{big}</div>")), "{page}");
+        assert!(page.contains("<section id=\"mistakes\"") && page.contains("9 held-out images"));
+        let both = of_runs(&[record.clone(), Record { folder: "other".into(), ..record }]);
+        html::check_page(&both);
+        assert!(both.contains("<td>1.000</td>"), "{both}");
+    }
+    assert!(!of_run(&Run { record: &record(3), model: None }).contains("id=\"folds\""));
 }
 
 #[test]
