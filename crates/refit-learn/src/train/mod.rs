@@ -4,6 +4,7 @@ mod activations;
 mod advise;
 mod as_is;
 mod auto;
+mod batch;
 mod body;
 mod compare;
 mod folder;
@@ -33,6 +34,7 @@ pub use trust::{Calibration, FittedOn, UnknownReport};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
 use crate::predictions::{Judgement, to_csv};
@@ -43,7 +45,7 @@ use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
 use trust::Trust;
 
-/// How a run is carried out; nothing here changes its result.
+/// How a run is carried out; nothing here changes its result, but for a batch that is left to the run.
 #[derive(Debug, Clone)]
 pub struct RunContext {
     /// Where its files go; nowhere if none.
@@ -58,6 +60,9 @@ pub struct RunContext {
     /// ([`fixed_views`](crate::TrainingSettings::fixed_views)); what does not fit is computed again
     /// in every epoch.
     pub activation_budget: u64,
+    /// Bytes of memory that there are, as far as that is known: a batch that is left to the run
+    /// ([`find_batch`](crate::TrainingSettings::find_batch)) takes up half of them at most.
+    pub memory: Option<u64>,
 }
 
 impl Default for RunContext {
@@ -69,6 +74,7 @@ impl Default for RunContext {
             workers: RunOptions::default().workers,
             cache: cache::default_dir(),
             activation_budget: 4 << 30,
+            memory: memory::of_machine(),
         }
     }
 }
@@ -213,6 +219,8 @@ struct Learned {
     history: Vec<Epoch>,
     best_epoch: Option<usize>,
     strength: Option<f64>,
+    /// The learning rate, where it was looked for.
+    learning_rate: Option<f64>,
     /// Seconds that earlier sessions of a resumed run took.
     seconds_before: f64,
 }
@@ -220,7 +228,14 @@ struct Learned {
 impl Learned {
     /// A network as it is, without epochs.
     fn at_once(network: Network) -> Self {
-        Self { network, history: vec![], best_epoch: None, strength: None, seconds_before: 0.0 }
+        Self {
+            network,
+            history: vec![],
+            best_epoch: None,
+            strength: None,
+            learning_rate: None,
+            seconds_before: 0.0,
+        }
     }
 }
 
@@ -254,7 +269,8 @@ impl Run<'_> {
             }
             false => (self.checked_images()?, None),
         };
-        let settings = &self.settle_changes(&start, &images)?;
+        let settings = self.settle_changes(&start, &images)?;
+        let settings = &self.settle_batch(settings, &start, &images)?;
         let run = Run {
             settings,
             dataset: self.dataset.clone(),
@@ -306,7 +322,8 @@ impl Run<'_> {
         trust.notes(self.watch);
         seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
         seconds.total = learned.seconds_before + self.started.elapsed().as_secs_f64();
-        let card = self.card(start.preprocess, start.weights, &images, &trust);
+        let settings = self.settings.with_rate(learned.learning_rate);
+        let card = self.card(&settings, start.preprocess, start.weights, &images, &trust);
         let report = Report {
             strategy,
             backbone: self.settings.backbone.clone(),
@@ -353,6 +370,7 @@ impl Run<'_> {
 
     fn card(
         &self,
+        settings: &Settings,
         preprocess: Preprocess,
         weights: Provenance,
         images: &Images,
@@ -368,7 +386,7 @@ impl Run<'_> {
             refit: env!("CARGO_PKG_VERSION").into(),
             preprocess,
             classes: self.dataset.classes.clone(),
-            settings: Some(self.settings.without_folders()),
+            settings: Some(settings.without_folders()),
             data: Some(DataSummary {
                 fingerprint: images.fingerprint.clone(),
                 train,

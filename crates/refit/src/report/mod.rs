@@ -18,6 +18,7 @@ mod mistakes;
 mod page;
 mod picture;
 mod provenance;
+mod rates;
 mod reproduce;
 mod settings;
 mod time;
@@ -68,6 +69,7 @@ pub fn of_run(run: &Run) -> String {
     let sections = [
         data::section(run),
         advice::section(run),
+        rates::section(run),
         curves::section(run),
         confusion::section(run),
         classes::section(run),
