@@ -432,3 +432,35 @@ pub(crate) fn dropout_mask(
         true => (0..images).flat_map(|_| std::iter::repeat_n(draw(), values)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::Edit;
+    use crate::graph::Builder;
+    use crate::shape::Shape;
+
+    #[test]
+    fn memory_is_a_map_a_step() {
+        let (mut g, x) = Builder::new("small", Shape::map(3, 8, 8));
+        let y = g.conv("a", x, Conv::k3(4));
+        let y = g.batch_norm("norm", y, BatchNorm::default());
+        let y = g.relu("relu", y);
+        let y = g.conv("b", y, Conv::k3(2).stride(2));
+        let y = g.global_avg_pool("pool", y);
+        let y = g.linear("fc", y, 5);
+        let net = Network::initialize(g.finish(y, "fc").unwrap(), 0, &Device::flex());
+        let bytes = |edits: &[Edit], side| {
+            Training::bytes_an_image(&net.edit(edits, 0).unwrap(), side).unwrap()
+        };
+        // The image, both convolutions (norm and activation go with the first), pool and head.
+        let kept = 3 * 64 + 4 * 64 + 2 * 16 + 2 + 5;
+        assert_eq!(bytes(&[], 8), 4 * (kept + 2 * 4 * 64));
+        // What is frozen leaves nothing but what it gives.
+        let from = Edit::UnfreezeFrom { layer: "b".into() };
+        assert_eq!(bytes(&[from], 8), 4 * (4 * 64 + 2 * 16 + 2 + 5 + 2 * 2 * 16));
+        assert!(bytes(&[], 16) > 3 * bytes(&[], 8));
+        let head = Edit::FreezeBody;
+        assert_eq!(bytes(&[head], 8), 4 * (2 + 5 + 2 * 5));
+    }
+}

@@ -52,9 +52,14 @@ pub struct RatePoint {
 impl RateSearch {
     fn of(points: Vec<RatePoint>) -> Self {
         let lowest = points.iter().min_by(|a, b| a.change.total_cmp(&b.change));
-        let rate = lowest.filter(|p| p.change < 0.0).map(|p| (p.rate / SAFETY).max(LOWEST));
+        let rate = lowest.filter(|p| p.change < 0.0).map(|p| round((p.rate / SAFETY).max(LOWEST)));
         Self { rate, points }
     }
+}
+
+/// A number with three digits, as people write it.
+fn round(value: f64) -> f64 {
+    format!("{value:.2e}").parse().expect("a number that was just written")
 }
 
 /// Looks for a learning rate on a copy of `net`, over the steps that `feed` gives first; nothing of
@@ -163,7 +168,8 @@ mod tests {
     #[test]
     fn the_rate_is_a_tenth_of_the_best() {
         let rate = |changes: &[f64]| RateSearch::of(points(changes)).rate;
-        assert!((rate(&[0.0, -0.1, -0.4, 0.3]).unwrap() - 1e-3).abs() < 1e-12);
+        assert_eq!(rate(&[0.0, -0.1, -0.4, 0.3]), Some(1e-3));
+        assert_eq!(round(3.16227766e-4), 3.16e-4);
         assert_eq!(rate(&[0.0, 0.1, 0.4]), None);
         assert_eq!(rate(&[]), None);
         // No lower than what was tried.
