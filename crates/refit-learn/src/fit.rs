@@ -1,5 +1,7 @@
 //! The training loop: epochs of steps, a checkpoint after each, the best weights kept.
 
+mod rates;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,6 +23,8 @@ use crate::settings::{ClassBalance, TrainingSettings};
 use crate::thaw::Thaw;
 use crate::watch::{Event, Watch, stage};
 use crate::weight_average;
+
+pub use rates::{RatePoint, RateSearch, find_rate};
 
 /// What one step learns from.
 pub struct Step {
@@ -115,6 +119,8 @@ pub struct FitOptions<'a> {
     pub balance: ClassBalance,
     /// Weights by class in the loss, `[classes]`.
     pub class_weights: &'a [f32],
+    /// What logits are raised by in the loss ([`Targets::adjusted`]): `[classes]`, or none.
+    pub logit_offsets: &'a [f32],
     /// Decides orders, views and dropout.
     pub seed: u64,
     /// When no further epoch may begin, counted as seconds of `started`.
@@ -357,25 +363,10 @@ impl State {
         dropout_key: u64,
         pace: Pace,
     ) -> Result<(f32, f64), LearnError> {
-        let settings = options.training;
-        let norms = settings.norms.into();
-        let device = self.net.device().clone();
-        let mut pass: Pass =
-            training.pass(&self.net, step.boundary, TrainingOptions { norms, dropout_key });
-        let targets = Targets::mixed(
-            &step.labels,
-            &step.mixtures,
-            options.class_weights,
-            settings.smoothing,
-            &device,
-        );
-        let mut loss = targets.cross_entropy(pass.logits.clone());
-        for (logits, share) in &pass.auxiliary {
-            loss = loss + targets.cross_entropy(logits.clone()) * *share;
-        }
+        let (mut pass, loss) = forward(&self.net, training, step, options, dropout_key);
         let mut gradients = pass.gradients(&loss);
         // Gradients are complete here and not yet applied.
-        let norm = clip_norm(&mut gradients, settings.clip);
+        let norm = clip_norm(&mut gradients, options.training.clip);
         if norm.is_finite() {
             self.optimizer.step(&mut self.net, gradients, pace);
             pass.update_statistics(&mut self.net);
@@ -535,6 +526,29 @@ fn damaged_checkpoint(path: &Path, reason: String) -> LearnError {
     let run = path.ancestors().nth(2).unwrap_or(path);
     let file = path.strip_prefix(run).unwrap_or(path).display().to_string();
     LearnError::DamagedRun { path: run.to_owned(), file, reason }
+}
+
+/// A pass through the trained part of `net`, and its loss.
+fn forward(
+    net: &Network,
+    training: &Training,
+    step: Step,
+    options: &FitOptions,
+    dropout_key: u64,
+) -> (Pass, Tensor<1>) {
+    let Step { boundary, labels, mixtures } = step;
+    let settings = options.training;
+    let norms = settings.norms.into();
+    let pass = training.pass(net, boundary, TrainingOptions { norms, dropout_key });
+    let (weights, smoothing) = (options.class_weights, settings.smoothing);
+    let targets = Targets::mixed(&labels, &mixtures, weights, smoothing, net.device())
+        .focused(settings.focal)
+        .adjusted(options.logit_offsets);
+    let mut loss = targets.cross_entropy(pass.logits.clone());
+    for (logits, share) in &pass.auxiliary {
+        loss = loss + targets.cross_entropy(logits.clone()) * *share;
+    }
+    (pass, loss)
 }
 
 /// The one checkpoint of a run.

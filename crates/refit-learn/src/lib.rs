@@ -13,6 +13,7 @@ mod extract;
 mod fit;
 pub mod logistic;
 mod loss;
+mod memory;
 pub mod metrics;
 mod model;
 mod optimizer;
@@ -36,8 +37,10 @@ pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
 pub use explain::{Explainer, Explanation, HeatMap, Method};
 pub use extract::{ExtractOptions, Features, extract};
-pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
-pub use loss::{Targets, balanced_weights};
+pub use fit::{
+    Epoch, Feed, FitOptions, Fitted, RatePoint, RateSearch, Step, checkpoint_file, find_rate, fit,
+};
+pub use loss::{Targets, balanced_weights, log_shares};
 pub use model::{
     Card, DataSummary, Model, Output, Prediction, Provenance, RunOptions, preprocess_for,
 };

@@ -1,4 +1,5 @@
-//! Softmax cross-entropy with label smoothing and class weights.
+//! Softmax cross-entropy with label smoothing, class weights, focus on hard images, and adjustment to
+//! the classes' shares.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -9,7 +10,14 @@ use refit_data::Mixture;
 pub struct Targets {
     /// Distributions over classes, each row scaled by its image's weight: `[n, classes]`.
     weighted: Tensor<2>,
+    /// The exponent of the focal loss; 0 for plain cross-entropy.
+    focus: f64,
+    /// What logits are raised by before they are compared: `[1, classes]`.
+    offsets: Option<Tensor<2>>,
 }
+
+/// What one minus a probability is at least in the focal loss, whose slope may be infinite at 0.
+const LEAST_DOUBT: f64 = 1e-6;
 
 impl Targets {
     /// Targets for images of classes `labels`: `1 - smoothing` for the right class and the rest
@@ -53,24 +61,71 @@ impl Targets {
             }
         }
         let data = TensorData::new(values, [labels.len(), classes]);
-        Self { weighted: Tensor::from_data(data, device) }
+        Self { weighted: Tensor::from_data(data, device), focus: 0.0, offsets: None }
     }
 
-    /// The mean cross-entropy of logits `[n, classes]` against the targets.
-    pub fn cross_entropy(&self, logits: Tensor<2>) -> Tensor<1> {
-        let targets = self.weighted.clone();
-        let targets = if logits.is_autodiff() { targets.autodiff() } else { targets };
-        -(log_softmax(logits, 1) * targets).sum()
+    /// Lets what a network is sure of count less: each class's part of the cross-entropy is multiplied
+    /// by `(1 - p)^gamma`, `p` being its probability (the focal loss: Lin et al. 2017,
+    /// <https://arxiv.org/abs/1708.02002>, over a softmax). `gamma` is at least 0, which changes
+    /// nothing.
+    pub fn focused(self, gamma: f64) -> Self {
+        Self { focus: gamma, ..self }
     }
+
+    /// Adds `offsets`, `[classes]`, to the logits of every image before they are compared, such as
+    /// [`log_shares`] (logit adjustment: Menon et al. 2021, <https://arxiv.org/abs/2007.07314>, with
+    /// tau = 1). Empty ones change nothing.
+    ///
+    /// # Panics
+    /// If there are offsets, but not one a class.
+    pub fn adjusted(self, offsets: &[f32]) -> Self {
+        let [_, classes] = self.weighted.dims();
+        let row = || {
+            assert_eq!(offsets.len(), classes, "adjusted: one offset a class");
+            let data = TensorData::new(offsets.to_vec(), [1, classes]);
+            Tensor::from_data(data, &self.weighted.device())
+        };
+        Self { offsets: (!offsets.is_empty()).then(row), ..self }
+    }
+
+    /// The mean cross-entropy of logits `[n, classes]` against the targets; the mean focal loss where
+    /// these are focused.
+    pub fn cross_entropy(&self, logits: Tensor<2>) -> Tensor<1> {
+        let alike = |x: &Tensor<2>| match logits.is_autodiff() {
+            true => x.clone().autodiff(),
+            false => x.clone(),
+        };
+        let targets = alike(&self.weighted);
+        let offsets = self.offsets.as_ref().map(alike);
+        let logits = offsets.map_or(logits.clone(), |offsets| logits + offsets);
+        let log_p = log_softmax(logits, 1);
+        if self.focus == 0.0 {
+            return -(log_p * targets).sum();
+        }
+        let doubt = (-log_p.clone().exp() + 1.0).clamp_min(LEAST_DOUBT);
+        -(doubt.powf_scalar(self.focus) * log_p * targets).sum()
+    }
+}
+
+/// The logarithm of each class's share of the images: what [`Targets::adjusted`] takes so that every
+/// class counts alike in what a network learns. A class without images counts as if it had one.
+pub fn log_shares(labels: &[usize], classes: usize) -> Vec<f32> {
+    let all = labels.len().max(1) as f32;
+    counts(labels, classes).into_iter().map(|n| (n.max(1) as f32 / all).ln()).collect()
+}
+
+fn counts(labels: &[usize], classes: usize) -> Vec<usize> {
+    let mut counts = vec![0; classes];
+    labels.iter().for_each(|&label| counts[label] += 1);
+    counts
 }
 
 /// Weights by which every class counts alike: `n / (classes * images of the class)`; 1 for a class
 /// without images.
 pub fn balanced_weights(labels: &[usize], classes: usize) -> Vec<f32> {
-    let mut counts = vec![0_usize; classes];
-    labels.iter().for_each(|&l| counts[l] += 1);
     let share = labels.len() as f32 / classes as f32;
-    counts.iter().map(|&n| if n == 0 { 1.0 } else { share / n as f32 }).collect()
+    let weight = |n| if n == 0 { 1.0 } else { share / n as f32 };
+    counts(labels, classes).into_iter().map(weight).collect()
 }
 
 #[cfg(test)]
@@ -123,6 +178,96 @@ mod tests {
         let total: f32 = parts.iter().map(|(w, _)| w).sum();
         let expected = parts.iter().map(|(w, l)| w * l).sum::<f32>() / total;
         assert!((loss - expected).abs() < 1e-6, "{loss} {expected}");
+    }
+
+    const LOGITS: [[f32; 3]; 2] = [[1.0, 2.0, 3.0], [0.5, -0.5, 0.0]];
+
+    /// The focal loss over adjusted logits in f64, from its formula.
+    fn by_formula(logits: [[f64; 3]; 2], targets: [[f64; 3]; 2], gamma: f64, add: [f64; 3]) -> f64 {
+        let row = |(x, t): ([f64; 3], [f64; 3])| -> f64 {
+            let x = [x[0] + add[0], x[1] + add[1], x[2] + add[2]];
+            let all = x.iter().map(|v| v.exp()).sum::<f64>();
+            let part = |(v, t): (f64, f64)| {
+                let p = v.exp() / all;
+                -t * (1.0 - p).powf(gamma) * p.ln()
+            };
+            x.into_iter().zip(t).map(part).sum()
+        };
+        logits.into_iter().zip(targets).map(row).sum()
+    }
+
+    #[test]
+    fn the_focal_loss_is_that_of_the_paper() {
+        let device = Device::default();
+        let of = |gamma| {
+            let targets = Targets::new(&[2, 1], &[1.0; 3], 0.0, &device).focused(gamma);
+            targets.cross_entropy(Tensor::<2>::from_data(LOGITS, &device)).into_scalar::<f32>()
+        };
+        // ce = -log_softmax(x)[y]; ((1 - exp(-ce)) ** gamma * ce).mean(), in float64
+        let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-6, "{a} {b}");
+        close(of(0.0), 1.043_937_8);
+        close(of(2.0), 0.579_066_2);
+        close(of(0.5), 0.875_752_4);
+    }
+
+    /// With weights, smoothing, a mixture and adjustment, value and gradient.
+    #[test]
+    fn gradients_of_the_focal_loss_are_its_differences() {
+        let device = Device::default();
+        let (weights, labels) = ([1.0, 0.5, 2.0], [2, 1]);
+        let mixture = Mixture { partner: 1, own: 0.25, cut: None };
+        for (gamma, add) in [(2.0, [-0.5, -1.5, -1.0]), (0.5, [0.0; 3]), (1.0, [0.3, 0.0, -2.0])] {
+            let offsets = add.map(|v: f64| v as f32);
+            let targets = Targets::mixed(&labels, &[Some(mixture), None], &weights, 0.1, &device)
+                .focused(gamma)
+                .adjusted(&offsets);
+            let shares: Vec<f32> = targets.weighted.to_data().try_to_vec().unwrap();
+            let shares = [0, 3].map(|i| [0, 1, 2].map(|c| f64::from(shares[i + c])));
+            let logits = LOGITS.map(|row| row.map(f64::from));
+            let leaf = Tensor::<2>::from_data(LOGITS, &device).autodiff().require_grad();
+            let loss = targets.cross_entropy(leaf.clone());
+            let gradients = loss.backward();
+            let found: Vec<f32> = leaf.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+            let value = by_formula(logits, shares, gamma, add);
+            assert!((f64::from(loss.into_scalar::<f32>()) - value).abs() < 1e-6);
+            for (at, found) in found.into_iter().enumerate() {
+                let moved = |step: f64| {
+                    let mut logits = logits;
+                    logits[at / 3][at % 3] += step;
+                    by_formula(logits, shares, gamma, add)
+                };
+                let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                assert!((f64::from(found) - slope).abs() < 1e-5, "{gamma} {at}: {found} {slope}");
+            }
+        }
+    }
+
+    /// Where a network is sure of what is right, the focal loss is flat and not infinitely steep.
+    #[test]
+    fn what_is_certain_has_a_finite_gradient() {
+        let device = Device::default();
+        for gamma in [0.5, 1.0, 2.0, 5.0] {
+            let logits = Tensor::<2>::from_data([[200.0, 0.0, -200.0]], &device);
+            let leaf = logits.autodiff().require_grad();
+            let targets = Targets::new(&[0], &[1.0; 3], 0.0, &device).focused(gamma);
+            let gradients = targets.cross_entropy(leaf.clone()).backward();
+            let found: Vec<f32> = leaf.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+            assert!(found.iter().all(|g| g.abs() < 1e-2), "{gamma}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn adjusted_logits_are_raised_by_the_shares() {
+        let device = Device::default();
+        let shares = log_shares(&[0, 0, 0, 1], 3);
+        assert_eq!(shares, [0.75_f32.ln(), 0.25_f32.ln(), 0.25_f32.ln()]);
+        let targets = || Targets::new(&[2, 1], &[1.0; 3], 0.1, &device);
+        let of = |targets: Targets, logits: [[f32; 3]; 2]| {
+            targets.cross_entropy(Tensor::<2>::from_data(logits, &device)).into_scalar::<f32>()
+        };
+        let raised = LOGITS.map(|row| [row[0] + shares[0], row[1] + shares[1], row[2] + shares[2]]);
+        assert_eq!(of(targets().adjusted(&shares), LOGITS), of(targets(), raised));
+        assert_eq!(of(targets().adjusted(&[]), LOGITS), of(targets(), LOGITS));
     }
 
     #[test]

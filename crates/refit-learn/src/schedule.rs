@@ -14,7 +14,7 @@ pub struct Pace {
 }
 
 /// The momentum of schedules that leave it alone.
-const MOMENTUM: f64 = 0.9;
+pub(crate) const MOMENTUM: f64 = 0.9;
 
 /// The pace of every step of a run.
 #[derive(Debug, Clone, Copy)]

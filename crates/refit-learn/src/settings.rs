@@ -120,6 +120,10 @@ pub enum ClassBalance {
     Classes,
     /// Every class alike: rare ones are shown more often.
     Sampling,
+    /// Every class alike: what is learned is how far an image speaks for a class beyond the class's
+    /// share of the training images (logit adjustment: Menon et al. 2021,
+    /// <https://arxiv.org/abs/2007.07314>).
+    Logits,
 }
 
 /// Everything that decides a run's result, but for the images themselves.
@@ -205,8 +209,16 @@ pub struct TrainingSettings {
     pub epochs: usize,
     /// Images a step.
     pub batch: usize,
+    /// Whether the run is to choose [`batch`](Self::batch), by the number of training images and the
+    /// memory ([`RunContext::memory`](crate::RunContext::memory)); it writes down what it took.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub find_batch: bool,
     /// The highest learning rate.
     pub learning_rate: f64,
+    /// Whether the run is to look for [`learning_rate`](Self::learning_rate) before it trains
+    /// ([`RateSearch`](crate::RateSearch)); it writes down what it found.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub find_learning_rate: bool,
     /// The rate at the first layer as a share of the last one's; geometric between them.
     pub lowest_rate: f64,
     /// The update rule.
@@ -220,6 +232,10 @@ pub struct TrainingSettings {
     pub warmup: f64,
     /// Label smoothing (Szegedy et al. 2015), in `[0, 1)`.
     pub smoothing: f64,
+    /// How much less images count the surer the network is of them: the gamma of the focal loss (Lin
+    /// et al. 2017, <https://arxiv.org/abs/1708.02002>), from 0, where all count alike, to 10.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub focal: f64,
     /// The largest norm of a step's gradient, all parameters together.
     pub clip: f64,
     /// What the best epoch is the best by.
@@ -281,6 +297,10 @@ impl Mirror {
     }
 }
 
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
 /// [`NormStatistics`] as settings write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -306,13 +326,16 @@ impl TrainingSettings {
         let base = Self {
             epochs: 8,
             batch: 32,
+            find_batch: false,
             learning_rate: 3e-4,
+            find_learning_rate: false,
             lowest_rate: 1.0,
             optimizer: OptimizerKind::AdamW,
             weight_decay: 0.05,
             schedule: ScheduleKind::Cosine,
             warmup: 0.1,
             smoothing: 0.1,
+            focal: 0.0,
             clip: 1.0,
             patience: 0,
             norms: Norms::Stored,
@@ -402,6 +425,16 @@ impl Settings {
         settings
     }
 
+    /// The same with a learning rate that was looked for, if it was.
+    pub(crate) fn with_rate(&self, found: Option<f64>) -> Self {
+        let mut settings = self.clone();
+        if let Some(rate) = found {
+            settings.training.learning_rate = rate;
+            settings.training.find_learning_rate = false;
+        }
+        settings
+    }
+
     /// The same without mirroring.
     pub(crate) fn unmirrored(&self) -> Self {
         let mut settings = Self { mirror: Mirror::Never, ..self.clone() };
@@ -446,8 +479,14 @@ impl Settings {
         let rate = t.learning_rate;
         check(rate > 0.0 && rate <= 1.0, "--lr", rate.to_string(), "above 0 and at most 1")?;
         check(
+            !t.find_learning_rate || self.trains_by_steps(),
+            "--lr",
+            "auto".into(),
+            "a number where nothing is trained by steps",
+        )?;
+        check(
             t.lowest_rate > 0.0 && t.lowest_rate <= 1.0,
-            "lowest-rate",
+            "--lowest-rate",
             t.lowest_rate.to_string(),
             "above 0 and at most 1",
         )?;
@@ -459,6 +498,7 @@ impl Settings {
             t.smoothing.to_string(),
             "from 0 to below 1",
         )?;
+        check((0.0..=10.0).contains(&t.focal), "--focal", t.focal.to_string(), "0 to 10")?;
         check(share(t.average), "--ema", t.average.to_string(), "from 0 to below 1")?;
         check(t.average_best <= 20, "--average-best", t.average_best.to_string(), "0 to 20")?;
         check(
@@ -530,5 +570,14 @@ impl Settings {
     /// Whether a head is solved for at once, not trained by steps.
     pub(crate) fn solves_head(&self) -> bool {
         self.head == HeadKind::Linear && !self.keep_classes
+    }
+
+    /// Whether the run's own epochs train something.
+    pub(crate) fn trains_by_steps(&self) -> bool {
+        match self.strategy {
+            Strategy::AsIs => false,
+            Strategy::Features => !self.solves_head(),
+            _ => true,
+        }
     }
 }

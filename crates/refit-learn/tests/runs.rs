@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use refit_data::Augment;
+use refit_data::{Augment, Stream};
 use refit_learn::{
     Card, ClassBalance, Event, FittedOn, Hint, LearnError, Mirror, Model, Outcome, Record, Report,
     RunContext, RunOptions, ScheduleKind, Seconds, Select, Settings, Split, Strategy, Watch,
@@ -536,6 +536,16 @@ fn refusals_say_what_and_how_to_mend_it() {
     let (message, hint) = refused(&bad);
     assert_eq!(message, "--lr is 0, but must be above 0 and at most 1");
     assert!(hint.contains("--help"));
+    let mut solved = settings();
+    solved.training.find_learning_rate = true;
+    let (message, _) = refused(&solved);
+    assert_eq!(message, "--lr is auto, but must be a number where nothing is trained by steps");
+    let mut focal = settings();
+    for gamma in [-1.0, f64::NAN, 11.0] {
+        focal.training.focal = gamma;
+        let (message, _) = refused(&focal);
+        assert_eq!(message, format!("--focal is {gamma}, but must be 0 to 10"));
+    }
     let (message, _) = refused(&Settings { views: 0, ..settings() });
     assert_eq!(message, "--views is 0, but must be 1 to 1000");
     let (message, _) = refused(&small(&data, Strategy::Partial));
@@ -1129,4 +1139,137 @@ fn the_sheet_of_partial_shows_its_fixed_views() {
         assert_eq!(pixels[..3], pixels[3..]);
         assert_eq!(pixels[..3].iter().filter(|view| **view == row.plain.pixels()).count(), 1);
     }
+}
+/// Grey pictures whose brightness says the class, but not always: `per_class` of each of two.
+fn shades(folder: &Path, per_class: [usize; 2], seed: u64) {
+    for (class, count) in per_class.into_iter().enumerate() {
+        let class_folder = folder.join(["common", "rare"][class]);
+        fs::create_dir_all(&class_folder).unwrap();
+        for i in 0..count {
+            let mut stream = Stream::new(seed, "shade", &[class as u64, i as u64]);
+            let level = [90.0, 130.0][class] + 80.0 * (stream.uniform() - 0.5);
+            let (w, h) = (32_u32, 32_u32);
+            let size = 54 + w * h * 3;
+            let mut bytes = b"BM".to_vec();
+            for value in [size, 0, 54, 40, w, h, 1 | 24 << 16, 0, w * h * 3, 2835, 2835, 0, 0] {
+                bytes.extend(value.to_le_bytes());
+            }
+            for _ in 0..w * h {
+                bytes.extend([(level + 20.0 * stream.uniform()) as u8; 3]);
+            }
+            fs::write(class_folder.join(format!("{i}.bmp")), bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn rare_classes_are_found_by_adjusted_logits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, val) = (dir.path().join("data"), dir.path().join("val"));
+    shades(&data, [60, 6], 1);
+    shades(&val, [20, 20], 2);
+    let run = |balance, head| {
+        let mut settings = Settings { balance, head, ..small(&data, Strategy::Features) };
+        settings.val = Some(val.clone());
+        settings.training.epochs = 10;
+        train(&settings, &context(None), &()).unwrap()
+    };
+    let rare = |outcome: &Outcome| {
+        let val = outcome.report.val.as_ref().unwrap();
+        (val.per_class[1].recall.unwrap(), val.balanced_accuracy)
+    };
+    for head in [HeadKind::Linear, HeadKind::Mlp { hidden: 16 }] {
+        let [plain, adjusted] = [ClassBalance::Images, ClassBalance::Logits].map(|b| run(b, head));
+        let ((few, all), (more, better)) = (rare(&plain), rare(&adjusted));
+        assert!(more > few + 0.1 && better > all, "{head}: {few} {more}, {all} {better}");
+        if head == HeadKind::Linear {
+            // Solved heads differ by the logarithms of the classes' shares.
+            let of =
+                |outcome: &Outcome, name: &str| outcome.model.network.parameters()[name].to_vec();
+            let weights = [&plain, &adjusted].map(|o| of(o, "classifier.weight"));
+            assert_eq!(weights[0], weights[1]);
+            let [a, b] = [&plain, &adjusted].map(|o| of(o, "classifier.bias"));
+            for (class, share) in [60.0 / 66.0, 6.0 / 66.0_f32].into_iter().enumerate() {
+                assert!((a[class] - b[class] - share.ln()).abs() < 1e-5, "{a:?} {b:?}");
+            }
+        }
+    }
+}
+
+/// The rate that was looked for and the batch that was chosen are settings like others: a run that goes
+/// on does not look again, and one that is told them is the same.
+#[test]
+fn what_is_found_is_written_and_not_looked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[12, 5, 4]);
+    let mut partial = small(&data, Strategy::Partial);
+    partial.unfreeze_from = Some("blocks.6.0.conv_pwl".into());
+    let scratch = Settings { backbone: "lenet5".into(), ..small(&data, Strategy::Scratch) };
+    let mlp = Settings { head: HeadKind::Mlp { hidden: 8 }, ..small(&data, Strategy::Features) };
+    for mut settings in [partial, scratch, mlp] {
+        let strategy = settings.strategy;
+        settings.balance = ClassBalance::Logits;
+        let training = &mut settings.training;
+        (training.epochs, training.focal) = (3, 2.0);
+        (training.find_learning_rate, training.find_batch) = (true, true);
+        let folder = |name: &str| dir.path().join(format!("{name}-{strategy}"));
+        let (whole, parts, told) = (folder("whole"), folder("parts"), folder("told"));
+        train(&settings, &context(Some(whole.clone())), &()).unwrap();
+
+        let stop = Log { stop_after_epochs: Some(1), ..Log::default() };
+        let stopped = train(&settings, &context(Some(parts.clone())), &stop).unwrap_err();
+        assert!(matches!(stopped, LearnError::Stopped), "{stopped}");
+        assert!(stop.says("learning rate ") && stop.says("batch 8: 1"));
+        let written = read_settings(&parts).unwrap();
+        assert!(!written.training.find_learning_rate && !written.training.find_batch);
+        let log = Log::default();
+        let resumed = RunContext { resume: true, workers: 1, ..context(Some(parts.clone())) };
+        train(&written, &resumed, &log).unwrap();
+        assert!(!log.says("learning rate "));
+        assert!(model_bytes(&whole) == model_bytes(&parts), "{strategy}");
+
+        let record = Record::read(&parts).unwrap();
+        let rates = record.rates.unwrap();
+        assert_eq!(rates.rate, Some(written.training.learning_rate), "{strategy}");
+        assert!(rates.points.len() > 10 && rates.points[0].loss == rates.points[0].before);
+        assert!(rates.points.windows(2).all(|w| w[0].rate < w[1].rate));
+        train(&written, &context(Some(told.clone())), &()).unwrap();
+        assert!(model_bytes(&whole) == model_bytes(&told), "{strategy}");
+        assert_eq!(Record::read(&told).unwrap().rates, None);
+    }
+}
+
+#[test]
+fn a_machine_of_little_memory_takes_small_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[200, 200]);
+    let mut settings = Settings { backbone: "lenet5".into(), ..small(&data, Strategy::Scratch) };
+    settings.training.epochs = 1;
+    settings.training.find_batch = true;
+    for (memory, batch) in [(None, 16), (Some(1 << 34), 16), (Some(1 << 10), 8)] {
+        let log = Log::default();
+        let outcome = train(&settings, &RunContext { memory, ..context(None) }, &log).unwrap();
+        assert_eq!(outcome.model.card.settings.unwrap().training.batch, batch, "{memory:?}");
+        assert!(log.says(&format!("batch {batch}: 320 training images give")));
+    }
+}
+
+/// A focal loss with smoothing, mixtures and weights trains, and is another loss.
+#[test]
+fn focal_losses_train() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    pictures(&data, &[10, 9, 4]);
+    let mut settings = Settings { backbone: "lenet5".into(), ..small(&data, Strategy::Scratch) };
+    settings.balance = ClassBalance::Classes;
+    settings.training.augment = Some(Augment::strong());
+    let mut losses = [0.0, 1.0, 2.0].map(|gamma| {
+        settings.training.focal = gamma;
+        train(&settings, &context(None), &()).unwrap().history[0].train_loss
+    });
+    assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
+    losses.reverse();
+    assert!(losses.is_sorted(), "{losses:?}");
 }

@@ -10,7 +10,7 @@ use crate::cpu::map::Floats;
 use crate::cpu::tape::{Recorded, Tape, record};
 use crate::cpu::{self, Precision};
 use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
-use crate::graph::{Auxiliary, NodeId};
+use crate::graph::{Auxiliary, GraphError, NodeId};
 use crate::layer::{Activation, BatchNorm, Conv, Dropout, Layer, ParameterSpec};
 use crate::network::Network;
 use crate::ops::{self, Geometry};
@@ -42,6 +42,29 @@ pub struct Training {
     frozen: Compiled,
     plan: Plan,
     auxiliary: Vec<Auxiliary>,
+}
+
+/// What is trained, before anything is compiled.
+struct Parts {
+    boundary: Vec<NodeId>,
+    plan: Plan,
+    auxiliary: Vec<Auxiliary>,
+}
+
+impl Parts {
+    fn of(net: &Network) -> Self {
+        let trained = trained_nodes(net);
+        let output = net.graph.output();
+        let boundary = boundary(net, &trained, &[output]);
+        // A classifier half-way is of use as far as it is trained.
+        let halfway = net.graph.auxiliary().iter().filter(|a| trained.contains(&a.output));
+        let auxiliary: Vec<Auxiliary> = halfway.copied().collect();
+        let outputs: Vec<NodeId> =
+            std::iter::once(output).chain(auxiliary.iter().map(|a| a.output)).collect();
+        let plan = Plan::new(&net.graph, &boundary, &outputs, Purpose::Training);
+        let boundary: Vec<NodeId> = boundary.into_iter().collect();
+        Self { boundary, plan, auxiliary }
+    }
 }
 
 /// The result of one pass: what a loss is computed from, and what can be differentiated.
@@ -77,18 +100,25 @@ impl Training {
     /// # Panics
     /// If the precision is not supported here ([`Precision::is_supported`]).
     pub fn new_in(net: &Network, precision: Precision) -> Self {
-        let trained = trained_nodes(net);
-        let output = net.graph.output();
-        let boundary = boundary(net, &trained, &[output]);
-        // A classifier half-way is of use as far as it is trained.
-        let halfway = net.graph.auxiliary().iter().filter(|a| trained.contains(&a.output));
-        let auxiliary: Vec<Auxiliary> = halfway.copied().collect();
-        let outputs: Vec<NodeId> =
-            std::iter::once(output).chain(auxiliary.iter().map(|a| a.output)).collect();
-        let plan = Plan::new(&net.graph, &boundary, &outputs, Purpose::Training);
-        let boundary: Vec<NodeId> = boundary.into_iter().collect();
+        let Parts { boundary, plan, auxiliary } = Parts::of(net);
         let frozen = Compiled::with_precision(net, vec![0], boundary.clone(), precision);
         Self { boundary, frozen, plan, auxiliary }
+    }
+
+    /// About how many bytes a step of training keeps of one image of `side` pixels a side: what enters
+    /// the trained part of `net`, one map for each step of it, and two gradients on the way back.
+    /// Weights and the work space of threads come on top.
+    ///
+    /// # Errors
+    /// If the network takes no such images.
+    pub fn bytes_an_image(net: &Network, side: usize) -> Result<u64, GraphError> {
+        let shapes = net.graph.shapes_at(side, side)?;
+        let Parts { boundary, plan, .. } = Parts::of(net);
+        let steps: Vec<usize> = plan.steps.iter().map(|s| shapes[s.output].elements()).collect();
+        let kept: usize =
+            boundary.iter().map(|&id| shapes[id].elements()).chain(steps.iter().copied()).sum();
+        let gradients = 2 * steps.iter().max().copied().unwrap_or(0);
+        Ok((kept + gradients) as u64 * size_of::<f32>() as u64)
     }
 
     /// The names of the layers whose values enter the trained part.
@@ -412,6 +442,8 @@ pub(crate) fn dropout_mask(
 mod tests {
     use super::*;
     use crate::cpu::tape::tests::{everything, everything_else, images, shake};
+    use crate::graph::Builder;
+    use crate::shape::Shape;
     use crate::{Edit, Graph};
 
     /// Wherever training begins and whatever is asked for, above or below: in two parts as in one.
@@ -449,5 +481,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn memory_is_a_map_a_step() {
+        let (mut g, x) = Builder::new("small", Shape::map(3, 8, 8));
+        let y = g.conv("a", x, Conv::k3(4));
+        let y = g.batch_norm("norm", y, BatchNorm::default());
+        let y = g.relu("relu", y);
+        let y = g.conv("b", y, Conv::k3(2).stride(2));
+        let y = g.global_avg_pool("pool", y);
+        let y = g.linear("fc", y, 5);
+        let net = Network::initialize(g.finish(y, "fc").unwrap(), 0, &Device::flex());
+        let bytes = |edits: &[Edit], side| {
+            Training::bytes_an_image(&net.edit(edits, 0).unwrap(), side).unwrap()
+        };
+        // The image, both convolutions (norm and activation go with the first), pool and head.
+        let kept = 3 * 64 + 4 * 64 + 2 * 16 + 2 + 5;
+        assert_eq!(bytes(&[], 8), 4 * (kept + 2 * 4 * 64));
+        // What is frozen leaves nothing but what it gives.
+        let from = Edit::UnfreezeFrom { layer: "b".into() };
+        assert_eq!(bytes(&[from], 8), 4 * (4 * 64 + 2 * 16 + 2 + 5 + 2 * 2 * 16));
+        assert!(bytes(&[], 16) > 3 * bytes(&[], 8));
+        let head = Edit::FreezeBody;
+        assert_eq!(bytes(&[head], 8), 4 * (2 + 5 + 2 * 5));
     }
 }

@@ -125,6 +125,12 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A share from 0 to below 1.
+pub fn share(text: &str) -> Result<f32, String> {
+    let share = text.parse().ok().filter(|share| (0.0..1.0).contains(share));
+    share.ok_or_else(|| "give a share from 0 to below 1, such as 0.2".to_owned())
+}
+
 /// `90s`, `10m`, `1h`, `1h30m`: in seconds.
 pub fn duration(text: &str) -> Result<f64, String> {
     let wrong = || "write a number and a unit, such as 90s, 10m or 1h30m".to_owned();
@@ -213,6 +219,14 @@ mod tests {
         assert_eq!(unknown("0.01"), Ok(Unknowing::Share(0.01)));
         for wrong in ["", "on", "0", "1", "-0.1", "5%", "nan", "inf"] {
             assert!(unknown(wrong).unwrap_err().contains("such as 0.05"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_of_what_is_left_out() {
+        assert_eq!((share("0"), share("0.25")), (Ok(0.0), Ok(0.25)));
+        for wrong in ["", "1", "-0.1", "nan", "20%"] {
+            assert!(share(wrong).unwrap_err().contains("such as 0.2"), "{wrong}");
         }
     }
 

@@ -22,7 +22,7 @@ struct Flag {
     read: fn(&str) -> Result<Edit, String>,
 }
 
-const FLAGS: [Flag; 13] = [
+const FLAGS: [Flag; 15] = [
     flag("replace-head", "CLASSES[,KIND]", "New head: `5`, or `5,mlp:64`", replace_head),
     flag("cut-at", "LAYER", "End at a layer or block", |layer| {
         Ok(Edit::CutAt { layer: layer.into() })
@@ -57,6 +57,19 @@ const FLAGS: [Flag; 13] = [
         let (layers, to) = split_or_all(text);
         Ok(Edit::ChangePooling { to: word::<Pooling>(to)?, layers })
     }),
+    flag("dropout", "[LAYERS=]SHARE", "Set the share of values that dropouts zero", |text| {
+        let (layers, to) = split_or_all(text);
+        Ok(Edit::ChangeDropout { to: arguments::share(to)?, layers })
+    }),
+    flag(
+        "drop-path",
+        "[LAYERS=]SHARE",
+        "Set stochastic depth, rising to SHARE at the last",
+        |text| {
+            let (layers, to) = split_or_all(text);
+            Ok(Edit::ChangeStochasticDepth { to: arguments::share(to)?, layers })
+        },
+    ),
 ];
 
 const fn flag(
@@ -241,6 +254,13 @@ mod tests {
                 Edit::ChangeActivation { to: Activation::Silu, layers: "*".into() },
                 Edit::ChangePooling { to: Pooling::Max, layers: "layer1.*".into() },
                 Edit::Rename { layer: "a".into(), to: "b".into() },
+            ]
+        );
+        assert_eq!(
+            edits("--dropout 0.3 --drop-path stages.3=0.1"),
+            [
+                Edit::ChangeDropout { to: 0.3, layers: "*".into() },
+                Edit::ChangeStochasticDepth { to: 0.1, layers: "stages.3".into() },
             ]
         );
     }

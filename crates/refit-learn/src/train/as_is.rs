@@ -50,7 +50,7 @@ impl Run<'_> {
         let (val, test) = (judge(&images.val, "validation")?, judge(&images.test, "test")?);
         // Nothing was trained on these images, so none of them is what unknown ones are far from.
         let trust = self.trust(&classes, &val, &test, None);
-        let mut card = self.card(start.preprocess, start.weights, &images, &trust);
+        let mut card = self.card(self.settings, start.preprocess, start.weights, &images, &trust);
         card.classes.clone_from(&classes);
         let report = Report {
             strategy: Strategy::AsIs,

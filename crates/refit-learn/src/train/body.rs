@@ -11,22 +11,44 @@ use refit_data::{
 use refit_net::{Edit, Network, Training};
 
 use super::activations::ActivationFeed;
+use super::folder::RATES;
 use super::images::Images;
 use super::start::Start;
 use super::{Learned, Place, Run, labels};
 use crate::error::LearnError;
-use crate::fit::{Epoch, Feed, FitOptions, Step, fit};
-use crate::loss::balanced_weights;
+use crate::fit::{Epoch, Feed, FitOptions, Step, find_rate, fit};
+use crate::loss::{balanced_weights, log_shares};
 use crate::metrics::Metrics;
 use crate::settings::{ClassBalance, Settings, Strategy, TrainingSettings};
+use crate::watch::Event;
 
 impl Run<'_> {
     pub(super) fn class_weights(&self, labels: &[usize]) -> Vec<f32> {
         let classes = self.dataset.classes.len();
         match self.settings.balance {
-            ClassBalance::Images | ClassBalance::Sampling => vec![1.0; classes],
             ClassBalance::Classes => balanced_weights(labels, classes),
+            ClassBalance::Images | ClassBalance::Sampling | ClassBalance::Logits => {
+                vec![1.0; classes]
+            }
         }
+    }
+
+    /// What logits are raised by in the loss, if they are.
+    pub(super) fn logit_offsets(&self, labels: &[usize]) -> Vec<f32> {
+        match self.settings.balance {
+            ClassBalance::Logits => log_shares(labels, self.dataset.classes.len()),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The network with what the strategy trains thawed, and what edits froze frozen.
+    pub(super) fn thawed(&self, network: &Network, start: &Start) -> Result<Network, LearnError> {
+        let edit = match (&self.settings.strategy, &self.settings.unfreeze_from) {
+            (Strategy::Partial, Some(layer)) => Edit::UnfreezeFrom { layer: layer.clone() },
+            _ => Edit::Unfreeze { layers: "*".into() },
+        };
+        let edits = [vec![edit], start.freezes(network)].concat();
+        Ok(network.edit(&edits, self.settings.seed)?)
     }
 
     /// Trains the layers that the strategy does not freeze.
@@ -37,12 +59,7 @@ impl Run<'_> {
         images: &Images,
     ) -> Result<Learned, LearnError> {
         let preprocess = &start.preprocess;
-        let edit = match (&self.settings.strategy, &self.settings.unfreeze_from) {
-            (Strategy::Partial, Some(layer)) => Edit::UnfreezeFrom { layer: layer.clone() },
-            _ => Edit::Unfreeze { layers: "*".into() },
-        };
-        let edits = [vec![edit], start.freezes(&learned.network)].concat();
-        let network = learned.network.edit(&edits, self.settings.seed)?;
+        let network = self.thawed(&learned.network, start)?;
         let feed: Box<dyn Feed> = match self.settings.training.fixed_views {
             0 => Box::new(ImageFeed::new(self, preprocess, images)),
             _ => Box::new(ActivationFeed::new(self, preprocess, images, &network)?),
@@ -61,11 +78,12 @@ impl Run<'_> {
         training: &TrainingSettings,
         (checkpoints, last_epoch): (Option<&Path>, Option<usize>),
     ) -> Result<Learned, LearnError> {
-        let options = FitOptions {
+        let mut options = FitOptions {
             training,
             precision: self.settings.precision,
             balance: self.settings.balance,
             class_weights: &self.class_weights(feed.labels()),
+            logit_offsets: &self.logit_offsets(feed.labels()),
             seed: self.settings.seed,
             time_budget: self.time_budget(),
             floor: self.settings.floor && feed.is_body(),
@@ -76,6 +94,12 @@ impl Run<'_> {
             // A first stage is done again on resume, and its epochs are not the run's.
             log: &|history| if checkpoints.is_some() { self.write_log(history) } else { Ok(()) },
         };
+        let (mut found, mut learning_rate) = (training.clone(), None);
+        if training.find_learning_rate {
+            let rate = self.find_rate(&network, feed, &options)?;
+            (found.learning_rate, learning_rate) = (rate, Some(rate));
+            options.training = &found;
+        }
         let fitted = fit(network, feed, &options, self.watch)?;
         let best_epoch = Some(fitted.best);
         Ok(Learned {
@@ -84,6 +108,7 @@ impl Run<'_> {
             best_epoch,
             averaged: fitted.averaged,
             strength: None,
+            learning_rate,
             seconds_before: fitted.seconds_before,
         })
     }
@@ -96,6 +121,30 @@ impl Run<'_> {
             Place::Fold | Place::Last(_) => folds.unwrap_or(0) * repeats + 1,
         };
         time_budget.map(|budget| budget / runs as f64)
+    }
+
+    /// Looks for the learning rate and writes it down, so that a resumed run need not; where no rate
+    /// lowers the loss, the strategy's own stays.
+    fn find_rate(
+        &self,
+        network: &Network,
+        feed: &dyn Feed,
+        options: &FitOptions,
+    ) -> Result<f64, LearnError> {
+        let search = find_rate(network, feed, options, self.watch)?;
+        let usual = options.training.learning_rate;
+        let tried = search.points.len();
+        self.watch.event(match search.rate {
+            Some(rate) => Event::Note(format!("learning rate {rate:.2e}, by a test of {tried} steps")),
+            None => Event::Warning(format!(
+                "no rate lowered the loss in a test of {tried} steps: the learning rate stays {usual:.2e}"
+            )),
+        });
+        let rate = search.rate.unwrap_or(usual);
+        let json = serde_json::to_string_pretty(&search).expect("numbers serialize");
+        self.folder.write(RATES, format!("{json}\n").as_bytes())?;
+        self.folder.write_settings(&self.settings.with_rate(Some(rate)))?;
+        Ok(rate)
     }
 
     pub(super) fn write_log(&self, history: &[Epoch]) -> Result<(), LearnError> {

@@ -10,7 +10,7 @@ use super::images::Images;
 use super::start::list;
 use super::{Choice, Report, RunContext};
 use crate::error::LearnError;
-use crate::fit::{Epoch, checkpoint_file};
+use crate::fit::{Epoch, RateSearch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
 use crate::settings::Settings;
 
@@ -19,6 +19,7 @@ const DATA: &str = "data.txt";
 const LOG: &str = "log.jsonl";
 const METRICS: &str = "metrics.json";
 const ADVICE: &str = "advice.json";
+pub(super) const RATES: &str = "lr.json";
 const MODEL: &str = "model.safetensors";
 /// The folder of finished folds.
 pub(super) const FOLDS: &str = "folds";
@@ -59,7 +60,7 @@ impl RunFolder {
             source,
         })?;
         if resume {
-            let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS];
+            let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS, RATES];
             let files = files.map(|name| folder.join(name)).into_iter();
             for file in files.chain([checkpoint_file(&checkpoints)]) {
                 // What a killed writer left is of no use, but does no harm either.
@@ -68,10 +69,14 @@ impl RunFolder {
         }
         write(&data, fingerprint.as_bytes())?;
         if !resume {
-            let text = toml::to_string_pretty(settings).expect("settings serialize");
-            self.write(SETTINGS, text.as_bytes())?;
+            self.write_settings(settings)?;
         }
         Ok(())
+    }
+
+    pub fn write_settings(&self, settings: &Settings) -> Result<(), LearnError> {
+        let text = toml::to_string_pretty(settings).expect("settings serialize");
+        self.write(SETTINGS, text.as_bytes())
     }
 
     pub fn checkpoints(&self) -> Option<PathBuf> {
@@ -130,6 +135,8 @@ pub struct Record {
     pub history: Vec<Epoch>,
     /// Why it did what it did, where advice was asked for.
     pub choice: Option<Choice>,
+    /// How the learning rate was found, where it was looked for.
+    pub rates: Option<RateSearch>,
     /// What the model made of each validation and test image; none where the run was made by a refit
     /// that did not keep it.
     pub predictions: Option<Vec<Judgement>>,
@@ -159,6 +166,7 @@ impl Record {
         let log = text(LOG)?.unwrap_or_default();
         let history = log.lines().map(serde_json::from_str).collect::<Result<_, _>>();
         let choice = text(ADVICE)?.map(|advice| serde_json::from_str(&advice)).transpose();
+        let rates = text(RATES)?.map(|rates| serde_json::from_str(&rates)).transpose();
         let predictions =
             text(PREDICTIONS)?.map(|lines| from_csv(lines.as_bytes(), &report.classes)).transpose();
         Ok(Self {
@@ -167,6 +175,7 @@ impl Record {
             fingerprint: text(DATA)?.unwrap_or_default().trim().to_owned(),
             history: history.map_err(|e| damaged(LOG, e.to_string()))?,
             choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
+            rates: rates.map_err(|e| damaged(RATES, e.to_string()))?,
             predictions: predictions.map_err(|e| damaged(PREDICTIONS, e))?,
             model_bytes: fs::metadata(folder.join(MODEL)).ok().map(|m| m.len()),
             report,

@@ -82,13 +82,20 @@ impl Run<'_> {
             strengths: strength.map_or(defaults.strengths, |strength| vec![strength]),
             groups: (views > 1).then_some(&groups),
             class_weights: match self.settings.balance {
-                ClassBalance::Images => ClassWeights::None,
+                ClassBalance::Images | ClassBalance::Logits => ClassWeights::None,
                 // To draw a class more often is to weigh it more.
                 ClassBalance::Classes | ClassBalance::Sampling => ClassWeights::Balanced,
             },
             ..LogisticOptions::default()
         };
-        LogisticRegression::fit(&rows, &labels, self.dataset.classes.len(), &options)
+        let mut fit =
+            LogisticRegression::fit(&rows, &labels, self.dataset.classes.len(), &options)?;
+        // The bias is not penalized, so raised logits change it and nothing else: it is lower by what
+        // they are raised by.
+        for (bias, offset) in fit.model.bias.iter_mut().zip(self.logit_offsets(&labels)) {
+            *bias -= offset;
+        }
+        Ok(fit)
     }
 
     /// Trains a head by gradient descent from where it is.

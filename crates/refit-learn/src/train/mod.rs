@@ -4,6 +4,7 @@ mod activations;
 mod advise;
 mod as_is;
 mod auto;
+mod batch;
 mod body;
 mod compare;
 mod folder;
@@ -35,6 +36,7 @@ pub use trust::{Calibration, FittedOn, UnknownReport};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::{Card, DataSummary, Model, Provenance, RunOptions};
 use crate::predictions::{Judgement, to_csv};
@@ -46,7 +48,7 @@ use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
 use trust::{Tested, Trust};
 
-/// How a run is carried out; nothing here changes its result.
+/// How a run is carried out; nothing here changes its result, but for a batch that is left to the run.
 #[derive(Debug, Clone)]
 pub struct RunContext {
     /// Where its files go; nowhere if none.
@@ -61,6 +63,9 @@ pub struct RunContext {
     /// ([`fixed_views`](crate::TrainingSettings::fixed_views)); what does not fit is computed again
     /// in every epoch.
     pub activation_budget: u64,
+    /// Bytes of memory that there are, as far as that is known: a batch that is left to the run
+    /// ([`find_batch`](crate::TrainingSettings::find_batch)) takes up half of them at most.
+    pub memory: Option<u64>,
 }
 
 impl Default for RunContext {
@@ -72,6 +77,7 @@ impl Default for RunContext {
             workers: RunOptions::default().workers,
             cache: cache::default_dir(),
             activation_budget: 4 << 30,
+            memory: memory::of_machine(),
         }
     }
 }
@@ -260,6 +266,8 @@ struct Learned {
     best_epoch: Option<usize>,
     averaged: Vec<usize>,
     strength: Option<f64>,
+    /// The learning rate, where it was looked for.
+    learning_rate: Option<f64>,
     /// Seconds that earlier sessions of a resumed run took.
     seconds_before: f64,
 }
@@ -273,6 +281,7 @@ impl Learned {
             best_epoch: None,
             averaged: vec![],
             strength: None,
+            learning_rate: None,
             seconds_before: 0.0,
         }
     }
@@ -313,7 +322,8 @@ impl<'a> Run<'a> {
     /// Every strategy that trains something: with the changes of images that leave classes alone.
     fn learn(&self, start: Start) -> Result<Outcome, LearnError> {
         let (images, features) = self.readable(&start)?;
-        let settings = &self.settle_changes(&start, &images)?;
+        let settings = self.settle_changes(&start, &images)?;
+        let settings = &self.settle_batch(settings, &start, &images)?;
         let run = Run {
             settings,
             dataset: self.dataset.clone(),
@@ -383,7 +393,8 @@ impl<'a> Run<'a> {
         seconds.evaluation = evaluation_began.elapsed().as_secs_f64();
         let before = learned.seconds_before + self.place.folds().map_or(0.0, |f| f.seconds);
         seconds.total = before + self.started.elapsed().as_secs_f64();
-        let card = self.card(start.preprocess, start.weights, &images, &trust);
+        let settings = self.settings.with_rate(learned.learning_rate);
+        let card = self.card(&settings, start.preprocess, start.weights, &images, &trust);
         let report = Report {
             strategy,
             backbone: self.settings.backbone.clone(),
@@ -433,6 +444,7 @@ impl<'a> Run<'a> {
 
     fn card(
         &self,
+        settings: &Settings,
         preprocess: Preprocess,
         weights: Provenance,
         images: &Images,
@@ -448,7 +460,7 @@ impl<'a> Run<'a> {
             refit: env!("CARGO_PKG_VERSION").into(),
             preprocess,
             classes: self.dataset.classes.clone(),
-            settings: Some(self.settings.without_folders()),
+            settings: Some(settings.without_folders()),
             data: Some(DataSummary {
                 fingerprint: images.fingerprint.clone(),
                 train,

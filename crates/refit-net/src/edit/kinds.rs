@@ -6,7 +6,7 @@ use super::EditError;
 use super::draft::Draft;
 use super::select::select_kind;
 use crate::graph::{GraphRecord, LayerRecord, NodeId};
-use crate::layer::{Activation, Divisor, Layer, Windows};
+use crate::layer::{Activation, Divisor, Dropout, Layer, Windows};
 use crate::shape::Shape;
 
 /// What a pooling takes of a window.
@@ -62,6 +62,45 @@ impl Draft {
             }
         }
         self.changed("changing poolings", &record)
+    }
+
+    pub(super) fn change_dropout(&self, to: f32, pattern: &str) -> Result<Self, EditError> {
+        self.left_out("dropout", to, pattern, |_| to)
+    }
+
+    pub(super) fn change_stochastic_depth(
+        &self,
+        to: f32,
+        pattern: &str,
+    ) -> Result<Self, EditError> {
+        self.left_out("stochastic depth", to, pattern, |depth| to * depth)
+    }
+
+    /// Sets what layers of a kind leave out, by how far each comes among them, from above 0 to 1.
+    fn left_out(
+        &self,
+        kind: &'static str,
+        to: f32,
+        pattern: &str,
+        share: impl Fn(f32) -> f32,
+    ) -> Result<Self, EditError> {
+        if !(0.0..1.0).contains(&to) {
+            let (value, range) = (to.to_string(), "in [0, 1)");
+            let what = match kind {
+                "dropout" => "a dropout's share",
+                _ => "the share of stochastic depth",
+            };
+            return Err(EditError::Value { what, value, range });
+        }
+        let whole = kind != "dropout";
+        let is_kind = |layer: &Layer| matches!(layer, Layer::Dropout(d) if d.whole == whole);
+        let nodes = select_kind(&self.graph, pattern, kind, is_kind)?;
+        let mut record = GraphRecord::from(&self.graph);
+        for (i, &id) in nodes.iter().enumerate() {
+            let share = share((i + 1) as f32 / nodes.len() as f32);
+            record.layers[id].layer = Layer::Dropout(Dropout { share, whole });
+        }
+        self.changed("changing what is left out", &record)
     }
 
     /// Puts the maximum over the whole nominal map before a global mean; of larger maps, the mean

@@ -123,6 +123,24 @@ pub enum Edit {
         #[serde(default = "all")]
         layers: String,
     },
+    /// Sets the share of values that dropouts zero in training.
+    ChangeDropout {
+        /// The share, in `[0, 1)`.
+        to: f32,
+        /// Which layers.
+        #[serde(default = "all")]
+        layers: String,
+    },
+    /// Sets the share of images for which blocks are left out in training: of the layers that do so,
+    /// in their order, each leaves out as much more than the one before, up to `to` at the last (the
+    /// linear rule of stochastic depth: Huang et al. 2016, <https://arxiv.org/abs/1603.09382>).
+    ChangeStochasticDepth {
+        /// The share at the last, in `[0, 1)`.
+        to: f32,
+        /// Which layers.
+        #[serde(default = "all")]
+        layers: String,
+    },
     /// Changes pooling over windows between maximum and mean. A global mean becomes the maximum
     /// over the nominal map; global and adaptive means are never made of a maximum.
     ChangePooling {
@@ -190,6 +208,10 @@ impl Draft {
             Edit::AdaptInput { channels } => return self.adapt_input(*channels),
             Edit::ChangeActivation { to, layers } => return self.change_activation(*to, layers),
             Edit::ChangePooling { to, layers } => return self.change_pooling(*to, layers),
+            Edit::ChangeDropout { to, layers } => return self.change_dropout(*to, layers),
+            Edit::ChangeStochasticDepth { to, layers } => {
+                return self.change_stochastic_depth(*to, layers);
+            }
             Edit::Reinitialize { layers } => next.reinitialize(select(&self.graph, layers)?),
             Edit::Freeze { layers } => {
                 next.frozen.extend(self.names(&select(&self.graph, layers)?));
@@ -439,6 +461,34 @@ mod tests {
         assert!(hint.contains("range"));
         let scale = NewLayer::LayerScale { initial: f32::NAN };
         assert!(refused(insert("stem", scale, None))[0].contains("must be a finite number"));
+    }
+
+    #[test]
+    fn what_is_left_out_at_random_is_a_setting() {
+        let shares = |edits: &[Edit]| -> Vec<(bool, f32)> {
+            let graph = zoo::find("efficientnet_b0").unwrap().graph().edit(edits).unwrap();
+            let share = |layer: &Layer| match layer {
+                Layer::Dropout(d) => Some((d.whole, d.share)),
+                _ => None,
+            };
+            graph.nodes().iter().filter_map(|n| share(&n.layer)).collect()
+        };
+        let usual = shares(&[]);
+        let dropout = Edit::ChangeDropout { to: 0.5, layers: named("*") };
+        let depth = |to| Edit::ChangeStochasticDepth { to, layers: named("*") };
+        let changed = shares(&[dropout, depth(0.4)]);
+        assert_eq!(changed.len(), usual.len());
+        let [depths, dropouts]: [Vec<f32>; 2] = [true, false]
+            .map(|kind| changed.iter().filter(|(w, _)| *w == kind).map(|(_, s)| *s).collect());
+        assert_eq!(dropouts, [0.5]);
+        let each = 0.4 / depths.len() as f32;
+        assert!(depths.iter().zip(1..).all(|(s, i)| (s - each * i as f32).abs() < 1e-6));
+        assert!(shares(&[depth(0.0)]).iter().filter(|(whole, _)| *whole).all(|(_, s)| *s == 0.0));
+        let [said, hint] = refused(depth(0.1));
+        assert_eq!(said, "no stochastic depth of `small` fits `*`");
+        assert_eq!(hint, "`small` has no stochastic depth at all; leave the edit out");
+        let [said, _] = refused(Edit::ChangeDropout { to: 1.0, layers: named("*") });
+        assert_eq!(said, "a dropout's share is 1, but must be in [0, 1)");
     }
 
     #[test]

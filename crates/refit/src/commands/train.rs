@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::output::{Side, count, duration, percent, percent_or_dash, table};
 use crate::progress::Progress;
-use crate::recipe;
+use crate::recipe::{self, Step};
 
 /// Train a model on your own images
 #[derive(Debug, Args)]
@@ -48,6 +48,7 @@ The result is a folder with the model, its numbers (metrics.json), a report to r
   refit train more-photos/ --weights runs/first/model.safetensors --keep-classes
   refit train photos/ --recipe edits.toml --strategy fine-tune
   refit train photos/ --precision bf16
+  refit train photos/ --strategy fine-tune --lr auto --batch auto --balance logits
   refit train --resume runs/first
 
 Strategies:
@@ -175,8 +176,8 @@ struct TrainOptions {
     #[arg(long)]
     strict: bool,
 
-    /// What counts alike: every image, or every class, in the loss (classes) or by showing rare ones
-    /// more often (sampling)
+    /// What counts alike: every image, or every class: by weights in the loss (classes), by showing
+    /// rare ones more often (sampling), or by taking the classes' shares out of what is learned (logits)
     #[arg(long, value_name = "WHAT", default_value = "images")]
     balance: Balance,
 
@@ -188,13 +189,17 @@ struct TrainOptions {
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     epochs: Option<usize>,
 
-    /// Images a step
-    #[arg(long, value_name = "N", help_heading = TRAINING)]
-    batch: Option<usize>,
+    /// Images a step; `auto` goes by how many images and how much memory there are
+    #[arg(long, value_name = "N|auto", help_heading = TRAINING)]
+    batch: Option<OrAuto<usize>>,
 
-    /// Highest learning rate
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
-    lr: Option<f64>,
+    /// Highest learning rate; `auto` looks for it before training, on a copy of the network
+    #[arg(long, value_name = "X|auto", help_heading = TRAINING)]
+    lr: Option<OrAuto<f64>>,
+
+    /// Rate at the first layer that is trained, as a share of the last one's; even steps between them
+    #[arg(long, value_name = "SHARE", help_heading = TRAINING)]
+    lowest_rate: Option<f64>,
 
     /// Update rule
     #[arg(long, value_name = "RULE", help_heading = TRAINING)]
@@ -207,6 +212,19 @@ struct TrainOptions {
     /// Label smoothing, from 0 to below 1
     #[arg(long, value_name = "X", help_heading = TRAINING)]
     label_smoothing: Option<f64>,
+
+    /// Focal loss: how much less images count the surer the network is of them, such as 2; 0 for none
+    #[arg(long, value_name = "GAMMA", help_heading = TRAINING)]
+    focal: Option<f64>,
+
+    /// Share of values that the network's dropouts zero
+    #[arg(long, value_name = "SHARE", help_heading = TRAINING, value_parser = arguments::share)]
+    dropout: Option<f32>,
+
+    /// Share of images for which the last block is left out, where the network does so (stochastic
+    /// depth); the blocks before it proportionally less
+    #[arg(long, value_name = "SHARE", help_heading = TRAINING, value_parser = arguments::share)]
+    drop_path: Option<f32>,
 
     /// Share of the steps in which the rate rises, from 0 to below 1
     #[arg(long, value_name = "X", help_heading = TRAINING)]
@@ -288,11 +306,45 @@ fn by_name<T: FromStr<Err = String> + Clone + Send + Sync + 'static>(
     PossibleValuesParser::new(names.to_vec()).try_map(|name| name.parse::<T>())
 }
 
+/// A number, or the one that the run finds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum OrAuto<T> {
+    Auto,
+    Given(T),
+}
+
+impl<T: FromStr> FromStr for OrAuto<T>
+where
+    T::Err: fmt::Display,
+{
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Given).map_err(|error| format!("{error}; or say `auto`")),
+        }
+    }
+}
+
+impl<T> OrAuto<T> {
+    /// Puts a number in its place; tells whether it is to be found instead.
+    fn put(this: Option<Self>, place: &mut T) -> bool {
+        match this {
+            Some(Self::Given(value)) => *place = value,
+            Some(Self::Auto) => return true,
+            None => {}
+        }
+        false
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Balance {
     Images,
     Classes,
     Sampling,
+    Logits,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -366,14 +418,19 @@ impl TrainOptions {
                 Balance::Images => ClassBalance::Images,
                 Balance::Classes => ClassBalance::Classes,
                 Balance::Sampling => ClassBalance::Sampling,
+                Balance::Logits => ClassBalance::Logits,
             },
             time_budget: self.time_budget,
             ..Settings::new(whole(&data.to_owned()), strategy)
         };
         let training = &mut settings.training;
         put(&mut training.epochs, self.epochs);
-        put(&mut training.batch, self.batch);
-        put(&mut training.learning_rate, self.lr);
+        // Of the strategies that `auto` tries, one has nothing to find.
+        let steps = self.trains_by_steps(Way::Named(strategy));
+        training.find_batch = OrAuto::put(self.batch, &mut training.batch) && steps;
+        training.find_learning_rate = OrAuto::put(self.lr, &mut training.learning_rate) && steps;
+        put(&mut training.lowest_rate, self.lowest_rate);
+        put(&mut training.focal, self.focal);
         put(&mut training.weight_decay, self.weight_decay);
         put(&mut training.smoothing, self.label_smoothing);
         put(&mut training.warmup, self.warmup);
@@ -424,7 +481,20 @@ impl TrainOptions {
         if self.recipe.is_some() && self.strategy == Way::Named(Strategy::AsIs) {
             return idle("--recipe", "features");
         }
-        let steps = self.recipe.as_deref().map_or(Ok(Vec::new()), recipe::read)?;
+        if self.lr == Some(OrAuto::Auto) && !self.trains_by_steps(self.strategy) {
+            return idle("--lr auto", "partial or fine-tune, which train by steps");
+        }
+        let trains_body = match self.strategy {
+            Way::Auto => true,
+            Way::Named(strategy) => strategy.trains_body(),
+        };
+        for (flag, given) in [("--dropout", self.dropout), ("--drop-path", self.drop_path)] {
+            if given.is_some() && !trains_body {
+                return idle(flag, "partial or fine-tune");
+            }
+        }
+        let mut steps = self.recipe.as_deref().map_or(Ok(Vec::new()), recipe::read)?;
+        steps.extend(self.left_out());
         let edits = recipe::check(&steps, graph)?;
         let named = || format!("`refit layers {}` lists all", graph.name());
         match (self.strategy, &self.unfreeze_from) {
@@ -449,11 +519,27 @@ impl TrainOptions {
         Ok(edits)
     }
 
+    /// The edits that `--dropout` and `--drop-path` stand for.
+    fn left_out(&self) -> impl Iterator<Item = Step> {
+        let all = || "*".to_owned();
+        let dropout = self.dropout.map(|to| Edit::ChangeDropout { to, layers: all() });
+        let path = self.drop_path.map(|to| Edit::ChangeStochasticDepth { to, layers: all() });
+        let step =
+            |(edit, place): (Option<Edit>, &str)| Some(Step { edit: edit?, place: place.into() });
+        [(dropout, "--dropout"), (path, "--drop-path")].into_iter().filter_map(step)
+    }
+
+    /// Whether a strategy trains something by steps of its own.
+    fn trains_by_steps(&self, way: Way) -> bool {
+        match way {
+            Way::Named(Strategy::AsIs) => false,
+            Way::Named(Strategy::Features) => self.head != HeadKind::Linear || self.keep_classes,
+            _ => true,
+        }
+    }
+
     /// The flags about steps that were given, though no step will be made.
     fn idle_step_flags(&self) -> Vec<&'static str> {
-        let solved = self.strategy == Way::Named(Strategy::Features)
-            && self.head == HeadKind::Linear
-            && !self.keep_classes;
         let of_bodies = [
             ("--augment", self.augment.is_some()),
             ("--fixed-views", self.fixed_views.is_some()),
@@ -463,16 +549,17 @@ impl TrainOptions {
         let given = |flags: &[(&'static str, bool)]| {
             flags.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect::<Vec<_>>()
         };
-        if !solved && self.strategy == Way::Named(Strategy::Features) {
-            return given(&of_bodies);
-        }
-        if !solved && self.strategy != Way::Named(Strategy::AsIs) {
-            return Vec::new();
+        match (self.trains_by_steps(self.strategy), self.strategy) {
+            (true, Way::Named(Strategy::Features)) => return given(&of_bodies),
+            (true, _) => return Vec::new(),
+            (false, _) => {}
         }
         let others = [
             ("--epochs", self.epochs.is_some()),
             ("--batch", self.batch.is_some()),
             ("--lr", self.lr.is_some()),
+            ("--lowest-rate", self.lowest_rate.is_some()),
+            ("--focal", self.focal.is_some()),
             ("--optimizer", self.optimizer.is_some()),
             ("--weight-decay", self.weight_decay.is_some()),
             ("--label-smoothing", self.label_smoothing.is_some()),

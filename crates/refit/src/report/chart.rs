@@ -87,6 +87,9 @@ impl Scale {
 
 /// A number without digits that say nothing.
 fn short(v: f64) -> String {
+    if v > 0.0 && v < 1e-3 {
+        return format!("{v:.0e}");
+    }
     let digits = (-v.abs().max(1e-12).log10().floor()).clamp(0.0, 6.0) as usize;
     format!("{v:.digits$}")
 }
@@ -343,6 +346,10 @@ mod tests {
         assert_eq!(texts(&Scale::whole(0, 4, "")), ["0", "1", "2", "3", "4"]);
         assert_eq!(texts(&Scale::whole(1, 30, "")), ["1", "5", "10", "15", "20", "25", "30"]);
         assert_eq!(texts(&Scale::logarithmic([0.02, 0.4], "")), ["0.02", "0.05", "0.1", "0.2"]);
+        assert_eq!(
+            texts(&Scale::logarithmic([1e-5, 0.1], "")),
+            ["1e-5", "1e-4", "0.001", "0.01", "0.1"]
+        );
         assert_eq!(texts(&Scale::unit("")).len(), 6);
     }
 

@@ -19,6 +19,7 @@ mod mistakes;
 mod page;
 mod picture;
 mod provenance;
+mod rates;
 mod reproduce;
 mod settings;
 mod time;
@@ -72,6 +73,7 @@ pub fn of_run(run: &Run) -> String {
         data::section(run),
         advice::section(run),
         folds::section(run),
+        rates::section(run),
         curves::section(run),
         confusion::section(run),
         classes::section(run),

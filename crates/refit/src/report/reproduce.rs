@@ -78,6 +78,7 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
         ClassBalance::Images => {}
         ClassBalance::Classes => flag("balance", "classes".into()),
         ClassBalance::Sampling => flag("balance", "sampling".into()),
+        ClassBalance::Logits => flag("balance", "logits".into()),
     }
     if settings.mirror == Mirror::Never {
         flag("mirror", settings.mirror.name().into());
@@ -111,6 +112,8 @@ fn training_flags(settings: &Settings, advised: bool, flag: &mut dyn FnMut(&str,
         ("epochs", own.epochs as f64, usual.epochs as f64),
         ("batch", own.batch as f64, usual.batch as f64),
         ("lr", own.learning_rate, usual.learning_rate),
+        ("lowest-rate", own.lowest_rate, usual.lowest_rate),
+        ("focal", own.focal, usual.focal),
         ("weight-decay", own.weight_decay, usual.weight_decay),
         ("label-smoothing", own.smoothing, usual.smoothing),
         ("warmup", own.warmup, usual.warmup),

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use refit::learn::metrics::Metrics;
-use refit::learn::{Calibration, FittedOn, FoldReport, FoldsReport, Judgement, Seconds};
+use refit::learn::{
+    Calibration, FittedOn, FoldReport, FoldsReport, Judgement, RatePoint, RateSearch, Seconds,
+};
 use refit::net::Precision;
 use refit::{Report, Settings, Strategy};
 
@@ -56,6 +58,7 @@ fn record(classes: usize) -> Record {
         fingerprint: "0123".into(),
         history: vec![],
         choice: None,
+        rates: None,
         predictions: Some((0..labels.len()).map(prediction).collect()),
         model_bytes: None,
     }
@@ -134,6 +137,26 @@ fn what_is_not_known_is_left_out() {
     for id in ["confusion", "classes", "mistakes", "calibration", "training", "advice"] {
         assert!(!page.contains(&format!("id=\"{id}\"")), "{id}");
     }
+}
+
+#[test]
+fn a_search_for_the_rate_is_drawn() {
+    let mut record = record(3);
+    let point = |i: i32| RatePoint {
+        rate: 1e-6 * 10_f64.powi(i),
+        loss: 1.0,
+        before: 1.0,
+        change: [0.0, -0.1, -0.4, 0.9][i as usize],
+    };
+    let points: Vec<RatePoint> = (0..4).map(point).collect();
+    record.rates = Some(RateSearch { rate: Some(1e-5), points });
+    let page = of_run(&Run { record: &record, model: None });
+    html::check_page(&page);
+    assert!(page.contains("id=\"rate\"") && page.contains("found: 1.00e-5"), "{page}");
+    record.rates = Some(RateSearch { rate: None, points: vec![] });
+    let page = of_run(&Run { record: &record, model: None });
+    html::check_page(&page);
+    assert!(page.contains("no rate lowered the loss"), "{page}");
 }
 
 #[test]

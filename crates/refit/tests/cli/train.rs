@@ -131,6 +131,54 @@ fn flags_reach_the_settings() {
 }
 
 #[test]
+fn levers_reach_the_settings() {
+    let scene = Scene::with_photos(4);
+    let flags = "--strategy partial --unfreeze-from conv_head --epochs 1 --batch auto --lr auto \
+                 --lowest-rate 0.5 --focal 1.5 --dropout 0.4 --balance logits --augment none";
+    let said = scene.run(&format!("train photos --out run {flags}")).exits(0).stderr;
+    assert!(said.contains("batch 8: 6 training images give 1 step an epoch"), "{said}");
+    let settings: toml::Table =
+        toml::from_str(&fs::read_to_string(scene.path("run/settings.toml")).unwrap()).unwrap();
+    let training = settings["training"].as_table().unwrap();
+    assert_eq!(settings["balance"].as_str(), Some("logits"));
+    let edit = &settings["edits"].as_array().unwrap()[0]["change_dropout"];
+    assert_eq!(edit["layers"].as_str(), Some("*"));
+    assert!((edit["to"].as_float().unwrap() - 0.4).abs() < 1e-6);
+    assert_eq!(training["batch"].as_integer(), Some(8));
+    let number = |name: &str| training[name].as_float().unwrap();
+    assert_eq!((number("focal"), number("lowest-rate")), (1.5, 0.5));
+    assert!(!training.contains_key("find-learning-rate") && !training.contains_key("find-batch"));
+    let search = fs::read(scene.path("run/lr.json")).unwrap();
+    let search: serde_json::Value = serde_json::from_slice(&search).unwrap();
+    assert_eq!(search["rate"].as_f64(), Some(number("learning-rate")));
+    let page = fs::read_to_string(scene.path("run/report.html")).unwrap();
+    assert!(page.contains("id=\"rate\"") && page.contains("found: "));
+    // The page says how to make it again without a search.
+    assert!(page.contains(&format!("--lr {}", number("learning-rate"))));
+}
+
+#[test]
+fn levers_without_anything_to_move_are_refused() {
+    let scene = Scene::with_photos(3);
+    let mut refused = String::new();
+    for flags in [
+        "--strategy features --lr auto",
+        "--strategy as-is --lr auto",
+        "--strategy features --dropout 0.5",
+        "--strategy fine-tune --drop-path 0.1",
+        "--strategy fine-tune --dropout 1",
+        "--strategy fine-tune --lr fast",
+        "--strategy fine-tune --batch some",
+        "--strategy fine-tune --focal -1",
+        "--strategy fine-tune --lowest-rate 0",
+    ] {
+        refused += &format!("{flags}\n{}", scene.run(&format!("train photos {flags}")).refused());
+    }
+    assert_snapshot!("train-levers-refused", refused);
+    assert!(!scene.path("refit-runs").exists());
+}
+
+#[test]
 fn flags_that_do_nothing_are_said_to() {
     let scene = Scene::with_photos(4);
     let said = scene.run("train photos --strategy features --out run --epochs 5 --lr 0.1").exits(0);
