@@ -6,12 +6,14 @@ mod as_is;
 mod auto;
 mod body;
 mod compare;
+mod contest;
 mod folder;
 mod head;
 mod images;
 mod judge;
 mod keep;
 mod mirror;
+mod peak;
 mod sheet;
 mod start;
 mod trust;
@@ -24,9 +26,9 @@ use refit_data::{Dataset, Preprocess, Sample, Skipped, Strictness, cache};
 use refit_net::{Edit, Network, Precision};
 use serde::{Deserialize, Serialize};
 
-pub use advise::advise;
+pub use advise::{advise, advise_among};
 pub use auto::{Choice, Trial, auto};
-pub use compare::{Comparison, Contestant, compare, mcnemar};
+pub use compare::{Comparison, Contestant, LeftOut, compare, mcnemar};
 pub use folder::{Record, read_settings};
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
@@ -232,6 +234,19 @@ fn run_options(settings: &Settings, context: &RunContext) -> RunOptions {
         strictness: if settings.strict { Strictness::Strict } else { Strictness::Skip },
         precision: settings.precision,
         views: 1,
+    }
+}
+
+impl<'a> Run<'a> {
+    /// One that only measures, and leaves nothing behind.
+    fn that_measures(
+        settings: &'a Settings,
+        context: &'a RunContext,
+        watch: &'a dyn Watch,
+        dataset: Dataset,
+    ) -> Self {
+        let (folder, started) = (RunFolder(None), Instant::now());
+        Self { settings, context, watch, dataset, folder, started, advice: None, is_trial: true }
     }
 }
 

@@ -1,6 +1,5 @@
 //! `refit train`: from a folder of images to a model.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,7 +9,7 @@ use clap::{Args, ValueEnum};
 use refit::learn::metrics::Metrics;
 use refit::learn::unknown::Abstention;
 use refit::learn::{
-    ClassBalance, FittedOn, Mirror, Norms, OptimizerKind, ScheduleKind, Select, network_of,
+    ClassBalance, FittedOn, Mirror, Norms, OptimizerKind, ScheduleKind, Select, Way, network_of,
     read_settings,
 };
 use refit::net::{Graph, Precision, zoo};
@@ -243,22 +242,6 @@ struct TrainOptions {
 }
 
 const TRAINING: &str = "Training by steps (defaults depend on the strategy)";
-
-/// A strategy, or the one that advice and trials speak for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Auto,
-    Named(Strategy),
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Named(strategy) => strategy.fmt(f),
-        }
-    }
-}
 
 fn strategy() -> impl TypedValueParser<Value = Way> {
     let names = ["auto"].into_iter().chain(Strategy::ALL.map(Strategy::name));
