@@ -19,12 +19,18 @@ pub fn of_runs(records: &[Record]) -> String {
     // All by the same part of the images, if there is one that all were judged by.
     let tested = records.iter().all(|r| r.report.test.is_some());
     let split = if tested { Split::Test } else { Split::Val };
-    let entry = |(run, name)| {
-        let Run { record, .. } = run;
-        let (strategy, metrics) = (Run::strategy(run), metrics(record, split));
-        Entry { record, name, strategy, metrics, p: None, measured: None }
-    };
-    let mut rows: Vec<Entry> = runs.iter().zip(&names).map(entry).collect();
+    let mut rows: Vec<Entry> = runs
+        .iter()
+        .zip(&names)
+        .map(|(run, name)| Entry {
+            record: run.record,
+            name,
+            strategy: run.strategy(),
+            metrics: metrics(run.record, split),
+            p: None,
+            measured: None,
+        })
+        .collect();
     let top1 = |e: &Entry| e.metrics.map_or(-1.0, |m| m.top1);
     rows.sort_by(|a, b| top1(b).total_cmp(&top1(a)));
     if let Some((first, others)) = rows.split_first_mut() {
@@ -44,12 +50,17 @@ pub fn of_comparison(found: &Comparison, records: &[Record]) -> String {
         false => c.strategy.to_string(),
     };
     let names: Vec<String> = found.contestants.iter().map(name).collect();
-    let entry = |((record, contestant), name)| {
-        let Contestant { metrics, p_value: p, .. } = contestant;
-        let (metrics, strategy) = (Some(metrics), strategy(contestant));
-        Entry { record, name, strategy, metrics, p: *p, measured: Some(contestant) }
-    };
-    let rows: Vec<Entry> = records.iter().zip(&found.contestants).zip(&names).map(entry).collect();
+    let contestants = found.contestants.iter().zip(records).zip(&names);
+    let rows: Vec<Entry> = contestants
+        .map(|((contestant, record), name)| Entry {
+            record,
+            name,
+            strategy: strategy(contestant),
+            metrics: Some(&contestant.metrics),
+            p: contestant.p_value,
+            measured: Some(contestant),
+        })
+        .collect();
     let split = if found.judged_on == Split::Test.to_string() { Split::Test } else { Split::Val };
     let title = match several {
         true => "Strategies and networks compared",
