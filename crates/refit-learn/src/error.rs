@@ -156,6 +156,12 @@ pub enum LearnError {
         /// The data.
         path: PathBuf,
     },
+    /// A folder of a comparison that holds something else.
+    #[error("`{}` holds a run with other settings", path.display())]
+    OtherContest {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A setting out of its range.
     #[error("{name} is {value}, but must be {range}")]
     Setting {
@@ -297,7 +303,11 @@ impl Hint for LearnError {
                 "mend the images named above, or remove the class's folder".into()
             }
             Self::DataChanged { .. } => {
-                "put the images back as they were, or start a new run without --resume".into()
+                "put the images back as they were, or start anew in another folder, with --out"
+                    .into()
+            }
+            Self::OtherContest { .. } => {
+                "compare with the same flags as before, or in another folder, with --out".into()
             }
             Self::Setting { .. } => "see `refit train --help`".into(),
             Self::ForeignClasses { .. } => {

@@ -29,6 +29,7 @@ mod train;
 mod tta;
 pub mod unknown;
 mod watch;
+mod way;
 mod weight_average;
 mod weights;
 
@@ -53,9 +54,10 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport, FoldsReport, Outcome,
-    Preview, Record, Report, RunContext, Seconds, Trial, UnknownReport, advise, auto, compare,
-    mcnemar, preview, read_settings, train,
+    Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport, FoldsReport, LeftOut,
+    Outcome, Preview, Record, Report, RunContext, Seconds, Trial, UnknownReport, advise,
+    advise_among, auto, compare, mcnemar, preview, read_settings, train,
 };
 pub use watch::{Event, Watch};
+pub use way::Way;
 pub use weights::{architecture_of, has_weights, network_of};

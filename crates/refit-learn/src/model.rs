@@ -270,6 +270,15 @@ impl Model {
         Ok(model_file::save(path, &self.network, &card)?)
     }
 
+    /// The length in bytes of the file that [`Model::save`] would write.
+    ///
+    /// # Errors
+    /// If there can be no such file: a layer has a reserved name.
+    pub fn saved_bytes(&self) -> Result<u64, LearnError> {
+        let card = serde_json::to_value(&self.card).expect("names and numbers serialize");
+        Ok(model_file::length(&self.network, &card)?)
+    }
+
     /// The strategy that made it.
     pub fn strategy(&self) -> Option<Strategy> {
         self.card.settings.as_ref().map(|s| s.strategy)

@@ -376,7 +376,7 @@ impl TrainingSettings {
 
 /// The level that suits a strategy: what starts from weights for all layers is disturbed little, what
 /// trains long by high rates is varied more (docs/augmentation.md).
-fn level_for(strategy: Strategy) -> Level {
+pub(crate) fn level_for(strategy: Strategy) -> Level {
     match strategy {
         Strategy::AsIs | Strategy::Features | Strategy::Partial | Strategy::FineTune => {
             Level::Light

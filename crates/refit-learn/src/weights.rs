@@ -20,6 +20,8 @@ const RGB: usize = 3;
 pub(crate) struct Weighted {
     pub network: Network,
     pub weights: Provenance,
+    /// Whether the head has weights too, so that it knows its classes.
+    pub knows_classes: bool,
     /// What a user should know of how they were made to fit.
     pub notes: Vec<String>,
 }
@@ -39,7 +41,8 @@ pub(crate) fn from_file(
     let (network, report) = Network::with_weights_reported(graph, &state, head, seed, device)?;
     let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let weights = Provenance { source, ..Provenance::default() };
-    Ok(Weighted { network, weights, notes: report.notes() })
+    let knows_classes = report.missing.is_empty() && report.mismatched.is_empty();
+    Ok(Weighted { network, weights, knows_classes, notes: report.notes() })
 }
 
 /// A network with the weights that come with refit, or that were pulled.
@@ -58,7 +61,7 @@ pub(crate) fn published(
         trained_on: Some(said.trained_on.into()),
         sha256: None,
     };
-    Ok(Weighted { network, weights, notes: Vec::new() })
+    Ok(Weighted { network, weights, knows_classes: true, notes: Vec::new() })
 }
 
 /// The folder of an architecture's pulled weights, if they are there.
@@ -83,7 +86,8 @@ fn from_pulled(
     };
     let (required, graph) = (HeadWeights::Required, architecture.graph());
     let (network, report) = Network::with_weights_reported(graph, &state, required, 0, device)?;
-    Ok(Weighted { network, weights: pulled::provenance(folder), notes: report.notes() })
+    let (weights, notes) = (pulled::provenance(folder), report.notes());
+    Ok(Weighted { network, weights, knows_classes: true, notes })
 }
 
 /// The architecture whose weights a file holds.

@@ -4,6 +4,7 @@
 //! version, the graph, which layers are frozen, and the card, in which the layers above keep what
 //! prediction needs (preprocessing, class names, ...). Any safetensors reader opens it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -95,6 +96,18 @@ pub fn save(
     network: &Network,
     card: &serde_json::Value,
 ) -> Result<(), StateDictError> {
+    state_dict::write_safetensors(path, tensors(network), &metadata(network, card))
+}
+
+/// The length in bytes of the file that [`save`] would write.
+///
+/// # Errors
+/// If there can be no such file: a layer has a reserved name.
+pub fn length(network: &Network, card: &serde_json::Value) -> Result<u64, StateDictError> {
+    state_dict::safetensors_length(tensors(network), &metadata(network, card))
+}
+
+fn metadata(network: &Network, card: &serde_json::Value) -> BTreeMap<String, String> {
     let nodes = network.graph().nodes().iter().enumerate();
     let description = Description {
         format: FORMAT,
@@ -106,10 +119,13 @@ pub fn save(
         card: card.clone(),
     };
     let json = serde_json::to_string(&description).expect("names and numbers serialize");
-    let tensors = network.parameters().iter().map(|(name, parameter)| {
+    [(KEY.to_owned(), json)].into()
+}
+
+fn tensors(network: &Network) -> impl Iterator<Item = (String, Vec<usize>, Dtype, Vec<u8>)> + '_ {
+    network.parameters().iter().map(|(name, parameter)| {
         (name.clone(), parameter.shape.clone(), Dtype::F32, parameter.to_le_bytes())
-    });
-    state_dict::write_safetensors(path, tensors, &[(KEY.to_owned(), json)].into())
+    })
 }
 
 /// Reads a network and its card.

@@ -27,7 +27,7 @@ use half::{bf16, f16};
 use crate::error::nearest;
 
 pub use error::{LooksLike, StateDictError};
-pub use safetensors::{to_safetensors, write_safetensors};
+pub use safetensors::{safetensors_length, to_safetensors, write_safetensors};
 
 use pytorch::Container;
 use safetensors::{LENGTH_BYTES, Metadata, Place};

@@ -29,6 +29,7 @@ pub use refit_net as net;
 pub use burn::tensor::Device;
 pub use refit_learn::{
     Evaluation, Event, Hint, LearnError, Model, Outcome, Prediction, Report, RunContext,
-    RunOptions, Settings, Strategy, TrainingSettings, Watch, advise, auto, compare, train,
+    RunOptions, Settings, Strategy, TrainingSettings, Watch, advise, advise_among, auto, compare,
+    train,
 };
 pub use refit_net::{Edit, HeadKind, Network, zoo};

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod augmentation;
+mod backbones;
 mod cli;
 mod commands;
 mod drawing;

@@ -53,6 +53,11 @@ pub fn short(n: u64) -> String {
     }
 }
 
+/// `18.6 MB`, of a million bytes each.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
 /// `95.4%`.
 pub fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)

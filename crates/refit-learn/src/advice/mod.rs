@@ -3,16 +3,19 @@
 
 pub mod curve;
 pub mod mirroring;
+pub mod ranking;
 pub mod similarity;
 pub mod transfer;
 
+use refit_data::Level;
 use serde::{Deserialize, Serialize};
 
-use self::curve::LearningCurve;
+use self::curve::{CurvePoint, LearningCurve};
 use self::mirroring::Confusion;
+use self::ranking::Ranked;
 use self::similarity::{Similarity, Verdict};
 use self::transfer::Transferability;
-use crate::settings::Strategy;
+use crate::settings::{Strategy, level_for};
 
 /// Images a class from which there are many. With fewer, training all layers has not done better
 /// than training some in our measurements.
@@ -59,6 +62,14 @@ pub struct Conclusion {
     pub rule: String,
     /// The advised strategy, then the next best.
     pub candidates: Vec<Candidate>,
+    /// How the advised strategy varies images by default; none where it takes no steps, but learns from
+    /// plain and mirrored views.
+    #[serde(default)]
+    pub augment: Option<Level>,
+    /// What a head on frozen features is to be expected to get right; by `auto`, whatever is trained ends
+    /// no lower on the validation images. None with too few images.
+    #[serde(default)]
+    pub expected: Option<CurvePoint>,
     /// What each statement rests on, a sentence each.
     pub evidence: Vec<String>,
 }
@@ -68,6 +79,9 @@ pub struct Conclusion {
 pub struct Advice {
     /// The network.
     pub backbone: String,
+    /// Where several were to choose from, all of them, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranking: Vec<Ranked>,
     /// Class names.
     pub classes: Vec<String>,
     /// How many images there are.
@@ -145,11 +159,49 @@ impl Facts<'_> {
                 [tuned, partial(top / 2)],
             ),
         };
-        Conclusion {
-            rule: rule.to_owned(),
-            candidates: distinct(candidates),
-            evidence: self.evidence(),
+        let candidates = distinct(candidates);
+        let advised = &candidates[0];
+        let augment = advised.strategy.trains_body().then(|| level_for(advised.strategy));
+        let mut evidence = self.evidence();
+        evidence.extend(self.of_the_advised(advised, augment));
+        let expected = self.curve.expected().copied();
+        Conclusion { rule: rule.to_owned(), candidates, augment, expected, evidence }
+    }
+
+    /// What the layer to train from, augmentation and time of the advised strategy rest on.
+    fn of_the_advised(&self, advised: &Candidate, augment: Option<Level>) -> Vec<String> {
+        let mut evidence = Vec::new();
+        if let Some(layer) = &advised.unfreeze_from {
+            let at = self.starts.iter().position(|start| start == layer);
+            let share = at.map_or_else(String::new, |at| {
+                format!(", the {} of {} groups of layers", ordinal(at + 1), self.starts.len())
+            });
+            let departs = self.similarity.and_then(|s| s.departs);
+            let why = match (departs, at) {
+                (Some(departs), Some(at)) if departs == at => "where the images depart",
+                (Some(_), _) => "no lower, since what lies below serves any image",
+                (None, _) => "the upper ones, since nothing says where the images depart",
+            };
+            evidence.push(format!("training begins at `{layer}`{share}: {why}"));
         }
+        evidence.push(match augment {
+            None => "augmentation: none beside mirrored views, since no steps are taken that could \
+                     see new variations"
+                .to_owned(),
+            Some(level) => format!(
+                "augmentation `{level}` goes by the strategy: {}; we have not measured that the number \
+                 of images should change it",
+                match level {
+                    Level::None | Level::Light => "weights that are to be kept are disturbed little",
+                    Level::Medium | Level::Strong => "long training by high rates bears variety",
+                }
+            ),
+        });
+        evidence.push(format!(
+            "it takes about {} on this machine, from the measured time of an image",
+            in_words(advised.seconds)
+        ));
+        evidence
     }
 
     fn candidate(&self, strategy: Strategy, unfreeze_from: Option<String>) -> Candidate {
@@ -208,21 +260,37 @@ impl Facts<'_> {
         if !self.mirroring.is_empty() {
             evidence.push(mirroring::in_words(self.mirroring, self.classes, "mirroring"));
         }
-        if let Some(gain) = self.curve.gain_of_doubling() {
+        if let Some(doubled) = self.curve.doubled {
             const FELT: f64 = 0.005;
-            let known = self.curve.classes.iter().filter_map(|c| Some((c.class, c.recall?)));
-            let weakest = known.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(class, _)| class);
-            let weakest = weakest.filter(|_| gain > FELT);
+            let gain = doubled.gain;
+            let [low, high] = doubled.gain95.map(|v| 100.0 * v);
+            let weakest = self.curve.weakest().into_iter().find(|class| class.recall.is_some());
             let class = weakest
-                .and_then(|class| self.classes.get(class))
+                .filter(|_| gain > FELT)
+                .and_then(|weakest| self.classes.get(weakest.class))
                 .map_or_else(String::new, |class| format!("; class `{class}` needs them most"));
             evidence.push(format!(
-                "twice as many images would add about {:.1} points{class}",
+                "twice as many images would add about {:.1} points (95% interval {low:.1} to \
+                 {high:.1}), by a power law through the learning curve{class}",
                 100.0 * gain
             ));
         }
         evidence
     }
+}
+
+/// `45 seconds`, `12 minutes`, `3.5 hours`.
+pub(crate) fn in_words(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} seconds"),
+        s if s < 6000.0 => format!("{:.0} minutes", s / 60.0),
+        s => format!("{:.1} hours", s / 3600.0),
+    }
+}
+
+fn ordinal(n: usize) -> String {
+    const WORDS: [&str; 7] = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh"];
+    WORDS.get(n.wrapping_sub(1)).map_or_else(|| n.to_string(), |word| (*word).to_owned())
 }
 
 /// Both, or one if they are the same.
@@ -247,7 +315,13 @@ mod tests {
             amount: &Amount::new(vec![per_class; 3], [300, 4_000_000]),
             similarity: similarity.as_ref(),
             transfer: &[],
-            curve: &LearningCurve { images: 0, points: vec![], fit: None, classes: vec![] },
+            curve: &LearningCurve {
+                images: 0,
+                points: vec![],
+                fit: None,
+                doubled: None,
+                classes: vec![],
+            },
             classes: &[],
             mirroring: &[],
             starts: &starts,

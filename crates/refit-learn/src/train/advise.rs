@@ -7,10 +7,12 @@ use rayon::prelude::*;
 use refit_data::{DecodeOptions, Loader, LoaderOptions, Sample, Strictness, decode_file_in};
 use refit_net::{Edit, HeadKind, Layer, Network, Shape};
 
+use super::auto::Behind;
 use super::images::{Images, SplitFeatures};
 use super::start::{Start, open_dataset, starting_point};
 use super::{Run, RunContext, labels};
 use crate::advice::curve::LearningCurve;
+use crate::advice::ranking::{self, Ranked};
 use crate::advice::similarity::{ChannelSums, Depths, Reference, Similarity, groups};
 use crate::advice::transfer::{NEIGHBOURS, Transferability, leep, log_me, neighbour_accuracy};
 use crate::advice::{Advice, Amount, Facts};
@@ -23,6 +25,9 @@ use crate::watch::{Event, Watch, stage};
 
 /// Training images that layers are looked at with.
 const SAMPLE: usize = 128;
+
+/// Training images that networks are ranked by, at most: more would make LogME slow, not surer.
+const RANKED: usize = 256;
 
 /// Training images that the learning curve is drawn from, at most.
 const MOST: usize = 4000;
@@ -42,12 +47,48 @@ pub fn advise(
     context: &RunContext,
     watch: &dyn Watch,
 ) -> Result<Advice, LearnError> {
-    let settings = Settings { strategy: Strategy::Features, ..settings.clone() };
-    settings.validate()?;
-    let dataset = open_dataset(&settings, watch)?;
-    let start = starting_point(&settings, &Device::flex(), watch)?;
-    let run = Run::to_measure(&settings, context, watch, dataset);
-    Ok(run.advise(&start, &TrainingSettings::for_strategy)?.0)
+    advise_among(std::slice::from_ref(settings), context, watch)
+}
+
+/// The same for the best of several networks to start from, by the features of their heads
+/// ([`Ranked`]); one is advised on without any ranking. `networks` differ in backbone, weights and edits
+/// alone, and all are read before anything is measured.
+///
+/// # Errors
+/// See [`LearnError`].
+///
+/// # Panics
+/// If there are no networks.
+pub fn advise_among(
+    networks: &[Settings],
+    context: &RunContext,
+    watch: &dyn Watch,
+) -> Result<Advice, LearnError> {
+    assert!(!networks.is_empty(), "advise_among: no networks");
+    let plain = |settings: &Settings| {
+        let settings = Settings { strategy: Strategy::Features, ..settings.clone() };
+        settings.validate().map(|()| settings)
+    };
+    let networks: Vec<Settings> = networks.iter().map(plain).collect::<Result<_, _>>()?;
+    let dataset = open_dataset(&networks[0], watch)?;
+    let read = |settings| starting_point(settings, &Device::flex(), watch);
+    let starts: Vec<Start> = networks.iter().map(read).collect::<Result<_, _>>()?;
+    let mut ranking = Vec::new();
+    if starts.len() > 1 {
+        let (behind, total) = (Behind(watch), dataset.samples().count());
+        for (settings, start) in networks.iter().zip(&starts) {
+            let run = Run::to_measure(settings, context, &behind, dataset.clone());
+            let name = format!("features of {}", settings.backbone);
+            ranking.push(stage(watch, name, total, || run.rank(start))?);
+        }
+        ranking::sort(&mut ranking);
+    }
+    let best = ranking.first().map(|best| best.backbone.as_str());
+    let at = networks.iter().position(|s| Some(s.backbone.as_str()) == best).unwrap_or(0);
+    let run = Run::to_measure(&networks[at], context, watch, dataset);
+    let (mut advice, _) = run.advise(&starts[at], &TrainingSettings::for_strategy)?;
+    advice.conclusion.evidence.splice(0..0, ranking::in_words(&ranking));
+    Ok(Advice { ranking, ..advice })
 }
 
 /// What a look at the layers found.
@@ -57,6 +98,26 @@ struct Looked {
 }
 
 impl Run<'_> {
+    /// What the features of the head say of some training images.
+    fn rank(&self, start: &Start) -> Result<Ranked, LearnError> {
+        let features = self.features(start)?;
+        let truth = labels(&self.images_with(&features)?.train);
+        let chosen = over_classes(&truth, RANKED);
+        let (rows, own) =
+            (plain_rows(&features, &chosen), chosen.iter().map(|i| truth[*i]).collect::<Vec<_>>());
+        let classes = self.dataset.classes.len();
+        Ok(Ranked {
+            backbone: self.settings.backbone.clone(),
+            log_me: log_me(&rows, &own, classes),
+            leep: self.old_classes(start, &rows, &own).1,
+            neighbours: neighbour_accuracy(&rows, &own, classes, NEIGHBOURS),
+            images: own.len(),
+            features: features.learned.dim,
+            image_ms: 1e3 * seconds_of_an_image(&start.network, start.preprocess.size),
+            parameters: self.parameters(start)?[1],
+        })
+    }
+
     /// The advice, and the images that could be read; `training` gives the settings of a strategy.
     pub(super) fn advise(
         &self,
@@ -102,6 +163,7 @@ impl Run<'_> {
         let conclusion = facts.conclude();
         let advice = Advice {
             backbone: self.settings.backbone.clone(),
+            ranking: Vec::new(),
             classes: self.dataset.classes.clone(),
             amount,
             similarity: looked.similarity,
@@ -206,7 +268,7 @@ impl Run<'_> {
         let graph = start.network.graph();
         let name = |id: usize| graph.nodes()[id].name.as_str();
         // A head that a checkpoint lacks, or that an edit made, knows nothing.
-        let known = self.settings.weights.is_none() && self.settings.edits.is_empty();
+        let known = start.knows_classes && self.settings.edits.is_empty();
         let vector = matches!(graph.nodes()[graph.features()].shape, Shape::Vector { .. });
         if !known || !vector || start.classes.is_empty() || graph.features() == graph.output() {
             return (None, None);

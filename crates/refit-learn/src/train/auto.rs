@@ -12,7 +12,7 @@ use super::advise::share_above;
 use super::folder::RunFolder;
 use super::start::{open_dataset, starting_point};
 use super::{Beginning, Outcome, Run, RunContext, run_options, train_on};
-use crate::advice::{Advice, Candidate, mirroring};
+use crate::advice::{Advice, Candidate, in_words, mirroring};
 use crate::calibrate::{scaled_loss, temperature};
 use crate::error::LearnError;
 use crate::metrics::Metrics;
@@ -185,14 +185,6 @@ impl Means<'_> {
             0 => epochs as f64,
             views => epochs as f64 * trained + views as f64 * (1.0 - trained),
         }
-    }
-}
-
-fn in_words(seconds: f64) -> String {
-    match seconds {
-        s if s < 100.0 => format!("{s:.0} seconds"),
-        s if s < 6000.0 => format!("{:.0} minutes", s / 60.0),
-        s => format!("{:.1} hours", s / 3600.0),
     }
 }
 

@@ -1,172 +1,387 @@
-//! Every strategy on the same images.
+//! Every strategy, and every network, on the same images.
 
+use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use refit_data::Sample;
-use serde::Serialize;
+use refit_data::{Dataset, Sample};
+use serde::{Deserialize, Serialize};
 
-use super::auto::Behind;
+use super::as_is::imagenet_position;
+use super::auto::{Behind, auto};
+use super::contest::{Finished, Kept};
+use super::folder::{read_settings, write};
+use super::peak::Peak;
 use super::start::{open_dataset, starting_point};
-use super::{Beginning, RunContext, run_options, train_on};
+use super::{Beginning, Outcome, Run, RunContext, run_options, train_on};
 use crate::advice::similarity::Depths;
 use crate::error::LearnError;
 use crate::metrics::{Metrics, arg_max};
 use crate::model::Model;
+use crate::predictions::{Judgement, Split};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch, stage};
+use crate::way::Way;
+
+/// The file that a comparison is written to.
+const FOUND: &str = "compare.json";
 
 /// What became of a strategy.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contestant {
-    /// The strategy, and where `partial` begins.
-    pub strategy: Strategy,
+    /// The network.
+    pub backbone: String,
+    /// The strategy, or `auto`.
+    pub strategy: Way,
+    /// What `auto` chose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Strategy>,
     /// The first layer that `partial` trains.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfreeze_from: Option<String>,
     /// On the test images where there are any, else on the validation images, which have chosen the
     /// epoch.
     pub metrics: Metrics,
-    /// Seconds of the run.
+    /// Seconds of the run; features and activations that an earlier one kept cost it nothing.
     pub seconds: f64,
     /// Parameters that were trained, and all.
     pub parameters: [usize; 2],
+    /// Bytes of the model's file.
+    pub model_bytes: u64,
+    /// Bytes of the whole process that were in RAM together, at the most, while it ran: what was there
+    /// before counts, and mapped files. None where the system does not tell. Of a run that was stopped,
+    /// those since it went on.
+    pub peak_memory: Option<u64>,
     /// Milliseconds that the model takes for one image, decoding left out.
     pub latency: f64,
     /// How likely as many differences from the most accurate one would be by chance ([`mcnemar`]);
     /// none for that one.
     pub p_value: Option<f64>,
+    /// Where its run is kept, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+}
+
+/// What could not run, or has not yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The network.
+    pub backbone: String,
+    /// The strategy, or `auto`.
+    pub strategy: Way,
+    /// Why.
+    pub reason: String,
 }
 
 /// Strategies on the same split with the same budget, the most accurate first.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The network.
-    pub backbone: String,
+    /// The networks.
+    pub backbones: Vec<String>,
     /// What they were judged by: `test` or `validation`.
     pub judged_on: String,
     /// Those that ended.
     pub contestants: Vec<Contestant>,
     /// Those that could not run, and why.
-    pub left_out: Vec<(Strategy, String)>,
+    pub left_out: Vec<LeftOut>,
+    /// Those that had not ended when somebody asked to stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<LeftOut>,
 }
 
-/// Trains by each of `strategies` on one split, and compares the results image by image.
+/// Trains each of `backbones` by each of `ways` on one split, and compares the results image by image.
 ///
-/// `settings` gives those of a strategy and the first layer that it trains; where `partial` is not
-/// told one, the upper two sevenths of the network are trained. A strategy that cannot run (`as-is`
-/// with classes of one's own) is left out, with the reason.
+/// `settings` gives those of a network, a strategy, and the first layer that it trains; where `partial`
+/// is not told one, the upper two sevenths of the network are trained. A strategy that cannot run
+/// (`as-is` with classes of one's own) is left out, with the reason.
+///
+/// Where the context has a folder, each contestant's run is kept in it as `<backbone>-<strategy>`, and
+/// the comparison as `compare.json`. Contestants that have ended there with the same settings on the same
+/// images are not trained again, and one that was stopped goes on. When `watch` stops, those that have
+/// ended are compared, and the others named as unfinished.
 ///
 /// # Errors
-/// If images or weights cannot be read, there is nothing to judge by, or `watch` stops.
+/// If images or weights cannot be read, there is nothing to judge by, or a folder holds other runs.
 pub fn compare(
-    settings: &dyn Fn(Strategy, Option<&str>) -> Settings,
-    strategies: &[Strategy],
+    settings: &dyn Fn(&str, Strategy, Option<&str>) -> Settings,
+    backbones: &[&str],
+    ways: &[Way],
     context: &RunContext,
     watch: &dyn Watch,
 ) -> Result<Comparison, LearnError> {
-    let plain = settings(Strategy::Features, None);
-    plain.validate()?;
-    let dataset = open_dataset(&plain, watch)?;
-    let (samples, judged_on) = match dataset.test.is_empty() {
-        true => (&dataset.val, "validation"),
-        false => (&dataset.test, "test"),
+    let Some(first) = backbones.first() else {
+        return Err(LearnError::Setting {
+            name: "--backbone",
+            value: "not given".into(),
+            range: "at least one network",
+        });
     };
-    if samples.is_empty() {
+    let plain = settings(first, Strategy::Features, None);
+    plain.validate()?;
+    let (mut entrants, mut left_out) = (Vec::new(), Vec::new());
+    for &backbone in backbones {
+        let (able, unable) = entrants_of(settings, backbone, ways, watch)?;
+        entrants.extend(able);
+        left_out.extend(unable);
+    }
+    let dataset = open_dataset(&plain, watch)?;
+    let split = if dataset.test.is_empty() { Split::Val } else { Split::Test };
+    let contest = Contest {
+        settings,
+        plain: &plain,
+        dataset,
+        split,
+        context,
+        watch,
+        images: OnceCell::new(),
+    };
+    if contest.samples().is_empty() {
         return Err(LearnError::NothingToJudgeBy { path: plain.data.clone() });
     }
-    let context = RunContext { folder: None, resume: false, ..context.clone() };
-    let (mut ended, mut left_out) = (Vec::new(), Vec::new());
-    for &strategy in strategies {
-        let from = match strategy {
-            Strategy::Partial => Some(first_trained(&plain, watch)?),
-            _ => None,
-        };
-        let settings = settings(strategy, from.as_deref());
-        let began = Instant::now();
-        let run = stage(watch, strategy.name(), 0, || {
-            let (behind, beginning) =
-                (Behind(watch), Beginning { is_trial: true, ..Beginning::now() });
-            let outcome = train_on(dataset.clone(), &settings, &context, &behind, &beginning)?;
-            let seconds = began.elapsed().as_secs_f64();
-            let (metrics, right) =
-                judge(&outcome.model, samples, &dataset.classes, &settings, &context)?;
-            Ok::<_, LearnError>((outcome, seconds, metrics, right))
-        });
-        match run {
-            Ok((outcome, seconds, metrics, right)) => {
-                let contestant = Contestant {
-                    strategy,
-                    unfreeze_from: from,
-                    metrics,
-                    seconds,
-                    parameters: outcome.report.parameters,
-                    latency: latency(&outcome.model),
-                    p_value: None,
-                };
-                ended.push((contestant, right));
-            }
-            Err(error @ (LearnError::ForeignClasses { .. } | LearnError::Diverged { .. })) => {
-                watch.event(Event::Warning(format!("{strategy} is left out: {error}")));
-                left_out.push((strategy, error.to_string()));
+    let (mut ended, mut unfinished) = (Vec::new(), Vec::new());
+    for entrant in entrants {
+        if watch.stops() {
+            unfinished.push(entrant.left_out("stopped before it began".into()));
+            continue;
+        }
+        match contest.outcome_of(&entrant) {
+            Ok(finished) => ended.push(finished),
+            Err(LearnError::Stopped) => unfinished.push(entrant.left_out("stopped".into())),
+            Err(error) if entrant.is_left_out_by(&error) => {
+                left_out.push(entrant.left_out(error.to_string()));
+                watch.event(Event::Warning(format!("{} is left out: {error}", entrant.way)));
             }
             Err(error) => return Err(error),
         }
     }
-    ended.sort_by(|(a, _), (b, _)| {
-        b.metrics.top1.total_cmp(&a.metrics.top1).then(a.metrics.loss.total_cmp(&b.metrics.loss))
+    let found = Comparison {
+        backbones: backbones.iter().map(|&name| name.to_owned()).collect(),
+        judged_on: split.to_string(),
+        contestants: ranked(ended),
+        left_out,
+        unfinished,
+    };
+    if let Some(folder) = context.folder.as_ref().filter(|_| !found.contestants.is_empty()) {
+        let json = serde_json::to_string_pretty(&found).expect("numbers serialize");
+        write(&folder.join(FOUND), format!("{json}\n").as_bytes())?;
+    }
+    Ok(found)
+}
+
+/// The most accurate first, the others with their paired test against it.
+fn ranked(mut ended: Vec<Finished>) -> Vec<Contestant> {
+    ended.sort_by(|a, b| {
+        let (a, b) = (&a.contestant.metrics, &b.contestant.metrics);
+        b.top1.total_cmp(&a.top1).then(a.loss.total_cmp(&b.loss))
     });
-    let best = ended.first().map(|(_, right)| right.clone()).unwrap_or_default();
-    for (contestant, right) in ended.iter_mut().skip(1) {
+    let best = ended.first().map(|first| first.right.clone()).unwrap_or_default();
+    for Finished { contestant, right } in ended.iter_mut().skip(1) {
         contestant.p_value = Some(mcnemar(&best, right));
     }
-    Ok(Comparison {
-        backbone: plain.backbone,
-        judged_on: judged_on.to_owned(),
-        contestants: ended.into_iter().map(|(contestant, _)| contestant).collect(),
-        left_out,
-    })
+    ended.into_iter().map(|finished| finished.contestant).collect()
 }
 
-/// The block that the upper two sevenths of a network begin with.
-fn first_trained(settings: &Settings, watch: &dyn Watch) -> Result<String, LearnError> {
-    if let Some(layer) = &settings.unfreeze_from {
-        return Ok(layer.clone());
+/// A network and a strategy.
+struct Entrant {
+    backbone: String,
+    way: Way,
+    /// The first layer that `partial` trains.
+    from: Option<String>,
+}
+
+impl Entrant {
+    fn left_out(&self, reason: String) -> LeftOut {
+        LeftOut { backbone: self.backbone.clone(), strategy: self.way, reason }
     }
-    let start = starting_point(settings, &Device::flex(), watch)?;
-    let starts = Depths::of(&start.network).starts;
-    let at = starts.len().saturating_sub(2);
-    starts.get(at).cloned().ok_or(LearnError::Setting {
-        name: "--unfreeze-from",
-        value: "not given".into(),
-        range: "a layer, for a network without convolutions",
-    })
+
+    /// Whether others go on after this error.
+    fn is_left_out_by(&self, error: &LearnError) -> bool {
+        match error {
+            LearnError::ForeignClasses { .. } | LearnError::Diverged { .. } => true,
+            // Weights without a head, or of a network of one's own, know no classes.
+            LearnError::Load(_) | LearnError::Zoo(_) => self.way == Way::Named(Strategy::AsIs),
+            _ => false,
+        }
+    }
+
+    /// All settings that its run may have.
+    fn settings(
+        &self,
+        settings: &dyn Fn(&str, Strategy, Option<&str>) -> Settings,
+    ) -> Vec<Settings> {
+        match self.way {
+            Way::Named(strategy) => vec![settings(&self.backbone, strategy, self.from.as_deref())],
+            Way::Auto => Strategy::ALL.map(|s| settings(&self.backbone, s, None)).into(),
+        }
+    }
 }
 
-/// Metrics of a model, and which images it got right.
-fn judge(
-    model: &Model,
-    samples: &[Sample],
-    classes: &[String],
-    settings: &Settings,
-    context: &RunContext,
-) -> Result<(Metrics, Vec<bool>), LearnError> {
-    let options = run_options(settings, context);
-    // A network as it is has classes of its own.
-    let place = |class: &String| model.card.classes.iter().position(|own| own == class);
-    let places: Option<Vec<usize>> = classes.iter().map(place).collect();
-    let places = places.unwrap_or_else(|| (0..classes.len()).collect());
-    let (mut logits, mut labels, mut right) = (Vec::new(), Vec::new(), vec![false; samples.len()]);
-    model.run(samples, &[], &options, &(), &mut |output| {
-        let label = samples[output.index].label;
-        let own: Vec<f32> = places.iter().map(|&i| output.values[i]).collect();
-        right[output.index] = arg_max(&own) == label;
-        logits.extend(own);
-        labels.push(label);
-    })?;
-    let metrics = Metrics::from_logits(&logits, &labels, classes);
-    let metrics = metrics.ok_or(LearnError::NothingToJudgeBy { path: settings.data.clone() })?;
-    Ok((metrics, right))
+/// The contestants of a network, once it is known that it has weights; and those that cannot be.
+fn entrants_of(
+    settings: &dyn Fn(&str, Strategy, Option<&str>) -> Settings,
+    backbone: &str,
+    ways: &[Way],
+    watch: &dyn Watch,
+) -> Result<(Vec<Entrant>, Vec<LeftOut>), LearnError> {
+    let (mut able, mut unable) = (Vec::new(), Vec::new());
+    let strategy = match ways.iter().all(|way| *way == Way::Named(Strategy::Scratch)) {
+        true => Strategy::Scratch,
+        false => Strategy::Features,
+    };
+    let plain = settings(backbone, strategy, None);
+    let start = starting_point(&plain, &Device::flex(), &Behind(watch))?;
+    for &way in ways {
+        let mut entrant = Entrant { backbone: backbone.to_owned(), way, from: None };
+        if way == Way::Named(Strategy::Partial) {
+            let starts = Depths::of(&start.network).starts;
+            let upper = starts.len().checked_sub(2).map(|at| starts[at].clone());
+            entrant.from = plain.unfreeze_from.clone().or(upper);
+            if entrant.from.is_none() {
+                let why = "there are too few convolutions to train the upper ones of".to_owned();
+                watch.event(Event::Warning(format!("{way} is left out: {why}")));
+                unable.push(entrant.left_out(why));
+                continue;
+            }
+        }
+        able.push(entrant);
+    }
+    Ok((able, unable))
+}
+
+/// What all contestants share.
+struct Contest<'a> {
+    settings: &'a dyn Fn(&str, Strategy, Option<&str>) -> Settings,
+    /// Settings of any contestant, for what they share.
+    plain: &'a Settings,
+    dataset: Dataset,
+    /// What they are judged by.
+    split: Split,
+    context: &'a RunContext,
+    watch: &'a dyn Watch,
+    /// The fingerprint of the images, once it was asked for.
+    images: OnceCell<String>,
+}
+
+impl Contest<'_> {
+    fn samples(&self) -> &[Sample] {
+        match self.split {
+            Split::Test => &self.dataset.test,
+            // Contestants have no folds.
+            Split::Val | Split::HeldOut => &self.dataset.val,
+        }
+    }
+
+    /// What a contestant ends with, or has ended with before.
+    fn outcome_of(&self, entrant: &Entrant) -> Result<Finished, LearnError> {
+        let name = match self.context.folder {
+            Some(_) => format!("{}-{}", entrant.backbone, entrant.way),
+            None => entrant.way.to_string(),
+        };
+        let Some(folder) = &self.context.folder else {
+            return stage(self.watch, &name, 0, || self.run(entrant, None));
+        };
+        let settings = entrant.settings(self.settings);
+        let kept = Kept::open(folder.join(&name), &settings)?;
+        if let Some(mut finished) = kept.finished(&self.plain.data, || self.fingerprint())? {
+            self.watch
+                .event(Event::Note(format!("{name}: taken from `{}`", kept.folder.display())));
+            finished.contestant.folder = Some(kept.folder);
+            return Ok(finished);
+        }
+        kept.begin()?;
+        let finished = stage(self.watch, &name, 0, || self.run(entrant, Some(&kept)))?;
+        kept.finish(&finished)?;
+        Ok(finished)
+    }
+
+    /// Of the images as they are now.
+    fn fingerprint(&self) -> Result<String, LearnError> {
+        if let Some(known) = self.images.get() {
+            return Ok(known.clone());
+        }
+        let behind = Behind(self.watch);
+        let run = Run::to_measure(self.plain, self.context, &behind, self.dataset.clone());
+        let found = stage(self.watch, "images as before?", 0, || run.checked_images())?.fingerprint;
+        Ok(self.images.get_or_init(|| found).clone())
+    }
+
+    fn run(&self, entrant: &Entrant, kept: Option<&Kept>) -> Result<Finished, LearnError> {
+        let resumed = kept.filter(|kept| kept.has_begun());
+        let folder = kept.map(|kept| kept.folder.clone());
+        let context = RunContext {
+            folder: folder.clone(),
+            resume: resumed.is_some(),
+            ..self.context.clone()
+        };
+        let (behind, peak) = (Behind(self.watch), Peak::begin());
+        let with = |settings: &Settings| {
+            let beginning = Beginning::now();
+            train_on(self.dataset.clone(), settings, &context, &behind, &beginning)
+        };
+        let backbone = entrant.backbone.as_str();
+        let settings = |strategy, from: Option<&str>| (self.settings)(backbone, strategy, from);
+        let outcome = match (resumed, entrant.way) {
+            (Some(kept), _) => with(&read_settings(&kept.folder)?)?,
+            (None, Way::Named(strategy)) => with(&settings(strategy, entrant.from.as_deref()))?,
+            (None, Way::Auto) => auto(&settings, &context, &behind)?.1,
+        };
+        let peak_memory = peak.and_then(|peak| peak.bytes());
+        let (metrics, right) = self.judged(&outcome, entrant.way)?;
+        let from = outcome.model.card.settings.as_ref().and_then(|s| s.unfreeze_from.clone());
+        let contestant = Contestant {
+            backbone: entrant.backbone.clone(),
+            strategy: entrant.way,
+            chosen: (entrant.way == Way::Auto).then_some(outcome.report.strategy),
+            unfreeze_from: from.filter(|_| outcome.report.strategy == Strategy::Partial),
+            metrics,
+            seconds: outcome.report.seconds.total,
+            parameters: outcome.report.parameters,
+            model_bytes: outcome.model.saved_bytes()?,
+            peak_memory,
+            latency: latency(&outcome.model),
+            p_value: None,
+            folder,
+        };
+        Ok(Finished { contestant, right })
+    }
+
+    /// Metrics on the images that all are judged by, and which of them are right.
+    fn judged(&self, outcome: &Outcome, way: Way) -> Result<(Metrics, Vec<bool>), LearnError> {
+        if way == Way::Named(Strategy::AsIs) {
+            return self.judged_again(&outcome.model);
+        }
+        let metrics = match self.split {
+            Split::Test => &outcome.report.test,
+            Split::Val | Split::HeldOut => &outcome.report.val,
+        };
+        let metrics = metrics.clone().ok_or_else(|| self.nothing())?;
+        let own = outcome.predictions.iter().filter(|p| p.split == self.split);
+        Ok((metrics, own.map(Judgement::is_right).collect()))
+    }
+
+    fn nothing(&self) -> LearnError {
+        LearnError::NothingToJudgeBy { path: self.plain.data.clone() }
+    }
+
+    /// The same of a network as it is, which judges more images and has more classes: by these images
+    /// and classes alone.
+    fn judged_again(&self, model: &Model) -> Result<(Metrics, Vec<bool>), LearnError> {
+        let options = run_options(self.plain, self.context);
+        let classes = &self.dataset.classes;
+        let places: Option<Vec<usize>> = classes.iter().map(|c| imagenet_position(c)).collect();
+        let places = places.ok_or_else(|| self.nothing())?;
+        let (mut logits, mut labels, mut right) = (Vec::new(), Vec::new(), Vec::new());
+        model.run(self.samples(), &[], &options, &(), &mut |output| {
+            let label = self.samples()[output.index].label;
+            let own: Vec<f32> = places.iter().map(|&i| output.values[i]).collect();
+            right.push(arg_max(&own) == label);
+            logits.extend(own);
+            labels.push(label);
+        })?;
+        let metrics = Metrics::from_logits(&logits, &labels, classes);
+        Ok((metrics.ok_or_else(|| self.nothing())?, right))
+    }
 }
 
 /// Milliseconds for an image: the median of some.

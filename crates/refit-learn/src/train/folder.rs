@@ -14,7 +14,7 @@ use crate::fit::{Epoch, RateSearch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
 use crate::settings::Settings;
 
-const SETTINGS: &str = "settings.toml";
+pub(super) const SETTINGS: &str = "settings.toml";
 const DATA: &str = "data.txt";
 const LOG: &str = "log.jsonl";
 const METRICS: &str = "metrics.json";
@@ -96,6 +96,11 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
         .map_err(|e| LearnError::StateDict(e.into()))
 }
 
+/// The fingerprint of the images that a folder's run began with; empty if it does not tell.
+pub(super) fn fingerprint(folder: &Path) -> String {
+    fs::read_to_string(folder.join(DATA)).unwrap_or_default().trim().to_owned()
+}
+
 /// The settings of a run that a folder holds.
 ///
 /// # Errors
@@ -172,7 +177,7 @@ impl Record {
         Ok(Self {
             folder: folder.to_owned(),
             settings,
-            fingerprint: text(DATA)?.unwrap_or_default().trim().to_owned(),
+            fingerprint: fingerprint(folder),
             history: history.map_err(|e| damaged(LOG, e.to_string()))?,
             choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
             rates: rates.map_err(|e| damaged(RATES, e.to_string()))?,

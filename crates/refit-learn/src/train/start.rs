@@ -75,6 +75,8 @@ pub(super) struct Start {
     pub weights: Provenance,
     /// What its outputs stood for before any edits; none where they were features.
     pub classes: Vec<String>,
+    /// Whether its head was trained to tell these.
+    pub knows_classes: bool,
     /// Layers that edits made, or start anew.
     pub fresh: Vec<String>,
 }
@@ -119,7 +121,8 @@ fn from_model(model: Model) -> Result<Start, LearnError> {
     let Model { network, card } = model;
     let network = network.edit(&[Edit::Unfreeze { layers: "*".into() }], 0)?;
     let Card { preprocess, weights, classes, .. } = card;
-    Ok(Start { network, preprocess, weights, classes, fresh: vec![] })
+    let knows_classes = !classes.is_empty();
+    Ok(Start { network, preprocess, weights, classes, knows_classes, fresh: vec![] })
 }
 
 fn unedited(
@@ -128,27 +131,29 @@ fn unedited(
     device: &Device,
     watch: &dyn Watch,
 ) -> Result<Start, LearnError> {
-    let Weighted { network, weights, notes } = match (&settings.weights, settings.strategy) {
-        (_, Strategy::Scratch) => scratch(architecture, settings.seed, device),
-        (None, _) => weights::published(architecture, device)?,
-        (Some(path), strategy) => {
-            let (classes, head) = match strategy {
-                Strategy::AsIs => (Classes::AsPublished, HeadWeights::Required),
-                _ if settings.keep_classes => (Classes::AsStored, HeadWeights::Required),
-                _ => (Classes::AsPublished, HeadWeights::Optional),
-            };
-            weights::from_file(architecture, path, classes, head, settings.seed, device)?
-        }
-    };
+    let Weighted { network, weights, knows_classes, notes } =
+        match (&settings.weights, settings.strategy) {
+            (_, Strategy::Scratch) => scratch(architecture, settings.seed, device),
+            (None, _) => weights::published(architecture, device)?,
+            (Some(path), strategy) => {
+                let (classes, head) = match strategy {
+                    Strategy::AsIs => (Classes::AsPublished, HeadWeights::Required),
+                    _ if settings.keep_classes => (Classes::AsStored, HeadWeights::Required),
+                    _ => (Classes::AsPublished, HeadWeights::Optional),
+                };
+                weights::from_file(architecture, path, classes, head, settings.seed, device)?
+            }
+        };
     let (network, adapted) = weights::for_rgb(network)?;
     notes.into_iter().chain(adapted).for_each(|note| watch.event(Event::Note(note)));
     let preprocess = preprocess_for(&architecture.input);
     let classes = class_names(&network);
-    Ok(Start { network, preprocess, weights, classes, fresh: vec![] })
+    Ok(Start { network, preprocess, weights, classes, knows_classes, fresh: vec![] })
 }
 
 fn scratch(architecture: &Architecture, seed: u64, device: &Device) -> Weighted {
     let source = format!("none: He initialization, seed {seed}");
     let weights = Provenance { source, ..Provenance::default() };
-    Weighted { network: architecture.random(seed, device), weights, notes: Vec::new() }
+    let network = architecture.random(seed, device);
+    Weighted { network, weights, knows_classes: false, notes: Vec::new() }
 }

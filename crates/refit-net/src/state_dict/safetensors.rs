@@ -225,6 +225,21 @@ where
     Ok(bytes)
 }
 
+/// The length in bytes of the file that [`write_safetensors`] would write.
+///
+/// # Errors
+/// [`StateDictError::Unwritable`], as there.
+pub fn safetensors_length<N, B>(
+    tensors: impl IntoIterator<Item = (N, Vec<usize>, Dtype, B)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<u64, StateDictError>
+where
+    N: Into<String>,
+    B: AsRef<[u8]>,
+{
+    Ok(Layout::new("memory", tensors, metadata)?.length())
+}
+
 struct Tensor<B> {
     name: String,
     shape: Vec<usize>,

@@ -90,6 +90,7 @@ pub fn of_outcome(folder: &Path, model: &Model) -> Result<PathBuf, Failure> {
     Ok(out)
 }
 
-fn save(out: &Path, page: &str) -> Result<(), Failure> {
+/// Writes a page.
+pub fn save(out: &Path, page: &str) -> Result<(), Failure> {
     Ok(atomic_file::write(out, |file| file.write_all(page.as_bytes()))?)
 }

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use refit::learn::metrics::Metrics;
 use refit::learn::unknown::Abstention;
 use refit::learn::{
-    ClassBalance, FittedOn, FoldsReport, Mirror, Norms, OptimizerKind, ScheduleKind, Select,
+    ClassBalance, FittedOn, FoldsReport, Mirror, Norms, OptimizerKind, ScheduleKind, Select, Way,
     network_of, read_settings,
 };
 use refit::net::{Graph, Precision, zoo};
@@ -276,22 +276,6 @@ struct TrainOptions {
 }
 
 const TRAINING: &str = "Training by steps (defaults depend on the strategy)";
-
-/// A strategy, or the one that advice and trials speak for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Auto,
-    Named(Strategy),
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Named(strategy) => strategy.fmt(f),
-        }
-    }
-}
 
 fn strategy() -> impl TypedValueParser<Value = Way> {
     let names = ["auto"].into_iter().chain(Strategy::ALL.map(Strategy::name));

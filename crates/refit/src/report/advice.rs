@@ -2,13 +2,14 @@
 
 use maud::{Markup, html};
 use refit::learn::advice::curve::LearningCurve;
+use refit::learn::advice::ranking::Ranked;
 use refit::learn::advice::similarity::Similarity;
-use refit::learn::advice::{Advice, Candidate};
+use refit::learn::advice::{Advice, Candidate, Conclusion};
 use refit::learn::{Choice, Trial};
 
 use super::chart::{Mark, Plot, Row, Scale, rows};
 use super::{Run, part};
-use crate::output::{duration, percent};
+use crate::output::{duration, percent, percent_or_dash, short};
 
 pub fn section(run: &Run) -> Option<Markup> {
     let choice = run.record.choice.as_ref()?;
@@ -16,6 +17,7 @@ pub fn section(run: &Run) -> Option<Markup> {
     let shows = html! {
         div {
             h3 { "Advice: " (advice.conclusion.rule) }
+            (conclusion(&advice.conclusion))
             ul.small.evidence { @for line in &advice.conclusion.evidence { li { (line) } } }
         }
         (trials(choice))
@@ -23,7 +25,9 @@ pub fn section(run: &Run) -> Option<Markup> {
             @if let Some(similarity) = &advice.similarity { (profile(similarity)) }
             @if advice.curve.points.len() > 1 { (learning_curve(&advice.curve)) }
         }
+        (ranking(&advice.ranking))
         (features(advice))
+        (classes(advice))
     };
     let meaning = html! {
         p { "What the images and the pretrained network say before anything is trained, and how \
@@ -36,6 +40,52 @@ fn named(candidate: &Candidate) -> String {
     match &candidate.unfreeze_from {
         Some(layer) => format!("{} from {layer}", candidate.strategy),
         None => candidate.strategy.to_string(),
+    }
+}
+
+/// What was advised, a line for each part of it.
+fn conclusion(conclusion: &Conclusion) -> Markup {
+    html! {
+        div.scroll { table { tbody {
+            @for (candidate, what) in conclusion.candidates.iter().zip(["advised", "second"]) { tr {
+                th.name scope="row" { (what) }
+                td.words { (named(candidate)) ", about " (duration(candidate.seconds)) }
+            } }
+            tr {
+                th.name scope="row" { "augmentation" }
+                td.words { (conclusion.augment.map_or("none", |level| level.name())) }
+            }
+            @if let Some(expected) = &conclusion.expected {
+                @let [low, high] = expected.interval95.map(percent);
+                tr {
+                    th.name scope="row" { "accuracy to expect" }
+                    td.words { (percent(expected.accuracy)) " or more, 95% interval " (low) " to " (high) }
+                }
+            }
+        } } }
+    }
+}
+
+fn ranking(ranked: &[Ranked]) -> Markup {
+    html! {
+        @if !ranked.is_empty() {
+            div.scroll { table {
+                caption { "Networks, by the LogME of their features" }
+                thead { tr {
+                    @for head in ["network", "LogME", "LEEP", "five neighbours", "parameters", "an image"] {
+                        th scope="col" { (head) }
+                    }
+                } }
+                tbody { @for r in ranked { tr {
+                    th.name scope="row" { (r.backbone) }
+                    td { (format!("{:.3}", r.log_me)) }
+                    td { (r.leep.map_or_else(|| "-".to_owned(), |leep| format!("{leep:.2}"))) }
+                    td { (percent(r.neighbours)) }
+                    td { (short(r.parameters as u64)) }
+                    td { (format!("{:.1} ms", r.image_ms)) }
+                } } }
+            } }
+        }
     }
 }
 
@@ -108,7 +158,7 @@ fn learning_curve(curve: &LearningCurve) -> Markup {
     let points: Vec<(f64, f64)> =
         curve.points.iter().map(|p| (p.images as f64, p.accuracy)).collect();
     let last = points.last().map_or(1.0, |p| p.0);
-    let ends = [points[0].0, 2.0 * last];
+    let ends = [points[0].0, curve.doubled.map_or(2.0 * last, |d| d.images as f64)];
     let fit: Vec<(f64, f64)> = curve.fit.map_or_else(Vec::new, |law| {
         let at = |i: i32| ends[0] * (ends[1] / ends[0]).powf(f64::from(i) / 40.0);
         (0..=40).map(|i| (at(i), law.accuracy(at(i)))).collect()
@@ -116,17 +166,24 @@ fn learning_curve(curve: &LearningCurve) -> Markup {
     let intervals: Vec<(f64, [f64; 2])> =
         curve.points.iter().map(|p| (p.images as f64, p.interval95)).collect();
     let to = if curve.fit.is_some() { ends[1] } else { last };
-    let heights = intervals.iter().flat_map(|i| i.1).chain(fit.iter().map(|p| p.1));
+    let doubled: Vec<(f64, [f64; 2])> =
+        curve.doubled.iter().map(|d| (d.images as f64, d.interval95)).collect();
+    let spans = intervals.iter().chain(&doubled).flat_map(|i| i.1);
+    let heights = spans.chain(fit.iter().map(|p| p.1)).collect::<Vec<f64>>();
     let mut says = "accuracy of a head on frozen features by number of images: ".to_owned();
     let each = curve.points.iter().map(|p| format!("{} {}", p.images, percent(p.accuracy)));
     says += &each.collect::<Vec<_>>().join(", ");
-    if let Some(law) = curve.fit {
-        says +=
-            &format!("; with {:.0}, {} is to be expected", ends[1], percent(law.accuracy(ends[1])));
+    if let Some(doubled) = &curve.doubled {
+        let [low, high] = doubled.interval95.map(percent);
+        says += &format!(
+            "; with {}, {} is to be expected, 95% interval {low} to {high}",
+            doubled.images,
+            percent(doubled.accuracy)
+        );
     }
     let keys: &[(&str, &str)] = match curve.fit {
         Some(_) => {
-            &[("one", "held out, with 95% intervals"), ("two", "fitted, up to twice as many")]
+            &[("one", "held out, with 95% intervals"), ("two", "fitted, up to twice all images")]
         }
         None => &[("one", "held out, with 95% intervals")],
     };
@@ -139,6 +196,7 @@ fn learning_curve(curve: &LearningCurve) -> Markup {
         y: Scale::shares(heights, "accuracy"),
         marks: vec![
             Mark::Dashed("two", fit),
+            Mark::Whiskers("two", doubled),
             Mark::Whiskers("one", intervals),
             Mark::Dots("one", dots),
         ],
@@ -161,6 +219,33 @@ fn features(advice: &Advice) -> Markup {
                         th.name scope="row" { (t.layer) }
                         td { (format!("{:.3}", t.log_me)) }
                         td { (percent(t.neighbours)) }
+                    } } }
+                } }
+            }
+        }
+    }
+}
+
+fn classes(advice: &Advice) -> Markup {
+    let known = advice.curve.weakest();
+    html! {
+        @if !known.is_empty() && !advice.curve.points.is_empty() {
+            details {
+                summary { "Classes, the worst first" }
+                div.scroll { table {
+                    caption { "A head on frozen features, on images held out" }
+                    thead { tr {
+                        @for head in ["class", "images", "recognized", "gained by the last third"] {
+                            th scope="col" { (head) }
+                        }
+                    } }
+                    tbody { @for gain in known { tr {
+                        th.name scope="row" { (advice.classes[gain.class]) }
+                        td { (advice.amount.by_class[gain.class]) }
+                        td { (percent_or_dash(gain.recall)) }
+                        td { (gain.gain.map_or_else(
+                            || "-".into(), |gain| format!("{:+.1} points", 100.0 * gain)
+                        )) }
                     } } }
                 } }
             }

@@ -29,7 +29,7 @@ use refit::Model;
 use refit::learn::metrics::Metrics;
 use refit::learn::{Record, Split};
 
-pub use compare::of_runs;
+pub use compare::{of_comparison, of_runs};
 pub use picture::{encode_jpeg, encode_png, over};
 
 /// A run, and what its sections share.

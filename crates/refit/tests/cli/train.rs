@@ -79,7 +79,7 @@ fn strategies_are_compared_on_the_same_images() {
     let found = said.json();
     let contestants = found["contestants"].as_array().unwrap();
     assert_eq!((contestants.len(), found["judged_on"].as_str()), (2, Some("validation")));
-    assert_eq!(found["left_out"][0][0], "as-is");
+    assert_eq!(found["left_out"][0]["strategy"], "as-is");
     assert!(contestants[0]["p_value"].is_null() && contestants[1]["p_value"].is_number());
     let samples = &contestants[0]["metrics"]["samples"];
     assert_eq!(samples, &contestants[1]["metrics"]["samples"]);
