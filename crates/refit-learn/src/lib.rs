@@ -49,9 +49,10 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Preview, Record, Report,
-    RunContext, Seconds, Trial, UnknownReport, advise, auto, compare, mcnemar, preview,
-    read_settings, train,
+    ALL_LAYERS, Attempt, Calibration, Choice, Comparison, Contestant, FittedOn, Importance,
+    Outcome, Parameter, Preview, Record, Report, RunContext, Rung, Search, Seconds, Setup, Trial,
+    TuneOptions, Tuned, UnknownReport, Values, advise, auto, compare, mcnemar, preview,
+    read_search, read_settings, search, train, tune,
 };
 pub use watch::{Event, Watch};
 pub use weights::{architecture_of, has_weights, network_of};

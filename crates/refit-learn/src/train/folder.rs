@@ -8,19 +8,21 @@ use refit_data::Dataset;
 
 use super::images::Images;
 use super::start::source_options;
-use super::{Choice, Report, RunContext};
+use super::{Choice, Report, RunContext, Search};
 use crate::error::LearnError;
 use crate::fit::{Epoch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
 use crate::settings::Settings;
 
-const SETTINGS: &str = "settings.toml";
+pub(super) const SETTINGS: &str = "settings.toml";
 const DATA: &str = "data.txt";
 const LOG: &str = "log.jsonl";
 const METRICS: &str = "metrics.json";
 const ADVICE: &str = "advice.json";
 const MODEL: &str = "model.safetensors";
 pub(super) const PREDICTIONS: &str = "predictions.csv";
+pub(super) const SEARCH: &str = "search.toml";
+pub(super) const TRIALS: &str = "trials.jsonl";
 
 /// The folder of a run and its files.
 pub(super) struct RunFolder(pub Option<PathBuf>);
@@ -28,7 +30,9 @@ pub(super) struct RunFolder(pub Option<PathBuf>);
 impl RunFolder {
     /// A folder that does not hold another run; nothing is written yet.
     pub fn open(context: &RunContext) -> Result<Self, LearnError> {
-        let taken = |path: &&PathBuf| path.join(SETTINGS).exists() && !context.resume;
+        let marks = [SETTINGS, SEARCH, TRIALS];
+        let holds_one = |path: &PathBuf| marks.iter().any(|name| path.join(name).exists());
+        let taken = |path: &&PathBuf| !context.resume && holds_one(path);
         match context.folder.as_ref().filter(taken) {
             Some(path) => Err(LearnError::RunExists { path: path.clone() }),
             None => Ok(Self(context.folder.clone())),
@@ -46,11 +50,7 @@ impl RunFolder {
         let (Some(folder), Some(checkpoints)) = (&self.0, self.checkpoints()) else {
             return Ok(());
         };
-        let data = folder.join(DATA);
-        let fingerprint = format!("{}\n", images.fingerprint);
-        if resume && fs::read_to_string(&data).is_ok_and(|before| before != fingerprint) {
-            return Err(LearnError::DataChanged { path: settings.data.clone() });
-        }
+        self.check_data(settings, images, resume)?;
         fs::create_dir_all(&checkpoints).map_err(|source| LearnError::Io {
             what: "make",
             path: checkpoints.clone(),
@@ -59,17 +59,53 @@ impl RunFolder {
         if resume {
             let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS];
             let files = files.map(|name| folder.join(name)).into_iter();
-            for file in files.chain([checkpoint_file(&checkpoints)]) {
-                // What a killed writer left is of no use, but does no harm either.
-                let _ = refit_net::atomic_file::remove_leftovers(&file);
-            }
+            remove_leftovers(files.chain([checkpoint_file(&checkpoints)]));
         }
-        write(&data, fingerprint.as_bytes())?;
-        if !resume {
+        self.write(DATA, line_of(images).as_bytes())?;
+        // A search has a folder before its run has settings.
+        if !resume || !folder.join(SETTINGS).exists() {
             let text = toml::to_string_pretty(settings).expect("settings serialize");
             self.write(SETTINGS, text.as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Makes the folder of a search, once it is known that it can begin.
+    pub fn begin_search(
+        &self,
+        plan: &str,
+        settings: &Settings,
+        images: &Images,
+        resume: bool,
+    ) -> Result<(), LearnError> {
+        let Some(folder) = &self.0 else { return Ok(()) };
+        self.check_data(settings, images, resume)?;
+        fs::create_dir_all(folder).map_err(|source| LearnError::Io {
+            what: "make",
+            path: folder.clone(),
+            source,
+        })?;
+        self.write(DATA, line_of(images).as_bytes())?;
+        match resume {
+            true => remove_leftovers([SEARCH, TRIALS].map(|name| folder.join(name))),
+            false => self.write(SEARCH, plan.as_bytes())?,
+        }
+        Ok(())
+    }
+
+    /// What is resumed must see the images that it began with.
+    fn check_data(
+        &self,
+        settings: &Settings,
+        images: &Images,
+        resume: bool,
+    ) -> Result<(), LearnError> {
+        let Some(folder) = self.0.as_ref().filter(|_| resume) else { return Ok(()) };
+        let before = fs::read_to_string(folder.join(DATA));
+        match before.is_ok_and(|before| before != line_of(images)) {
+            true => Err(LearnError::DataChanged { path: settings.data.clone() }),
+            false => Ok(()),
+        }
     }
 
     pub fn checkpoints(&self) -> Option<PathBuf> {
@@ -84,6 +120,17 @@ impl RunFolder {
     }
 }
 
+/// What a killed writer left is of no use, but does no harm either.
+fn remove_leftovers(files: impl IntoIterator<Item = PathBuf>) {
+    for file in files {
+        let _ = refit_net::atomic_file::remove_leftovers(&file);
+    }
+}
+
+fn line_of(images: &Images) -> String {
+    format!("{}\n", images.fingerprint)
+}
+
 fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
     refit_net::atomic_file::write(path, |file| file.write_all(content))
         .map_err(|e| LearnError::StateDict(e.into()))
@@ -95,6 +142,9 @@ fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
 /// If there is no such file, or it is damaged.
 pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
     let path = folder.join(SETTINGS);
+    if !path.exists() && folder.join(SEARCH).exists() {
+        return Err(LearnError::SearchGoesOn { path: folder.to_owned() });
+    }
     let no_run = |reason: String| LearnError::NoRun { path: folder.to_owned(), reason };
     let text = fs::read_to_string(&path).map_err(|e| no_run(format!("settings.toml: {e}")))?;
     toml::from_str(&text).map_err(|e| no_run(format!("settings.toml: {e}")))
@@ -115,6 +165,8 @@ pub struct Record {
     pub history: Vec<Epoch>,
     /// Why it did what it did, where advice was asked for.
     pub choice: Option<Choice>,
+    /// The search that found its settings, where there was one.
+    pub search: Option<Search>,
     /// What the model made of each validation and test image; none where the run was made by a refit
     /// that did not keep it.
     pub predictions: Option<Vec<Judgement>>,
@@ -154,6 +206,7 @@ impl Record {
             fingerprint: text(DATA)?.unwrap_or_default().trim().to_owned(),
             history: history.map_err(|e| damaged(LOG, e.to_string()))?,
             choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
+            search: Search::read(folder)?,
             predictions: predictions.map_err(|e| damaged(PREDICTIONS, e))?,
             model_bytes: fs::metadata(folder.join(MODEL)).ok().map(|m| m.len()),
             report,

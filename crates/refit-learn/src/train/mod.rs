@@ -15,6 +15,7 @@ mod mirror;
 mod sheet;
 mod start;
 mod trust;
+mod tune;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -30,6 +31,10 @@ pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::{Record, read_settings};
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
+pub use tune::{
+    ALL as ALL_LAYERS, Attempt, Importance, Parameter, Rung, Search, Setup, TuneOptions, Tuned,
+    Values, read_search, search, tune,
+};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;

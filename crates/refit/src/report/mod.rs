@@ -19,6 +19,7 @@ mod page;
 mod picture;
 mod provenance;
 mod reproduce;
+mod search;
 mod settings;
 mod time;
 
@@ -68,6 +69,7 @@ pub fn of_run(run: &Run) -> String {
     let sections = [
         data::section(run),
         advice::section(run),
+        search::section(run),
         curves::section(run),
         confusion::section(run),
         classes::section(run),

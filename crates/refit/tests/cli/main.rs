@@ -21,3 +21,4 @@ mod resume;
 mod scene;
 mod surgery;
 mod train;
+mod tune;
