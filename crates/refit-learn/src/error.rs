@@ -94,6 +94,30 @@ pub enum LearnError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A folder without a search.
+    #[error("`{}` holds no search to resume: {reason}", path.display())]
+    NoSearch {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing or damaged.
+        reason: String,
+    },
+    /// A search that has not ended, where a run was expected.
+    #[error("the search in `{}` has not ended, and its run not begun", path.display())]
+    SearchGoesOn {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A line of a search's trials that is not what it should be.
+    #[error("line {line} of `{}` is damaged: {reason}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A run that has not ended.
     #[error("the run in `{}` has not ended", path.display())]
     Unfinished {
@@ -287,6 +311,13 @@ impl Hint for LearnError {
             Self::TooFewForFolds { images, .. } => {
                 format!("use --folds {images}, or add images of this class")
             }
+            Self::NoSearch { .. } => "give the folder that `refit tune` wrote".into(),
+            Self::SearchGoesOn { path } => {
+                format!("go on with it: `refit tune --resume {}`", path.display())
+            }
+            Self::Journal { line, .. } => format!(
+                "remove line {line} and all after it: `refit tune --resume` makes those trials again"
+            ),
             Self::Unfinished { path } => {
                 format!("go on with it: `refit train --resume {}`", path.display())
             }

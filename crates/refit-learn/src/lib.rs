@@ -54,9 +54,10 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport, FoldsReport, LeftOut,
-    Outcome, Preview, Record, Report, RunContext, Seconds, Trial, UnknownReport, advise,
-    advise_among, auto, compare, mcnemar, preview, read_settings, train,
+    ALL_LAYERS, Attempt, Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport,
+    FoldsReport, Importance, LeftOut, Outcome, Parameter, Preview, Record, Report, RunContext,
+    Rung, Search, Seconds, Setup, Trial, TuneOptions, Tuned, UnknownReport, Values, advise,
+    advise_among, auto, compare, mcnemar, preview, read_search, read_settings, search, train, tune,
 };
 pub use watch::{Event, Watch};
 pub use way::Way;

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     advise, augment, bench, compare, edit, embed, evaluate, explain, export, import, info, layers,
-    models, predict, pull, report, run, train,
+    models, predict, pull, report, run, train, tune,
 };
 use crate::machine::Machine;
 
@@ -41,6 +41,7 @@ pub struct Cli {
 pub enum Command {
     Train(Box<train::Train>),
     Advise(advise::Advise),
+    Tune(Box<tune::Tune>),
     Augment(augment::AugmentCommand),
     Compare(compare::Compare),
     Predict(predict::Predict),

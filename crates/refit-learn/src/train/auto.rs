@@ -52,7 +52,7 @@ pub struct Trial {
 }
 
 /// JSON knows no infinity: it is written as `null`.
-fn infinite<'de, D: serde::Deserializer<'de>>(loss: D) -> Result<f64, D::Error> {
+pub(super) fn infinite<'de, D: serde::Deserializer<'de>>(loss: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(loss)?.unwrap_or(f64::INFINITY))
 }
 
@@ -214,7 +214,7 @@ fn named(candidate: &Candidate) -> String {
 }
 
 /// The readable training images alone, some of them held out.
-fn inner_split(dataset: &Dataset, readable: Vec<Sample>, seed: u64) -> Dataset {
+pub(super) fn inner_split(dataset: &Dataset, readable: Vec<Sample>, seed: u64) -> Dataset {
     let used = match readable.len() {
         n if n > MOST => stratified_split(&readable, MOST as f64 / n as f64, seed).1,
         _ => readable,
@@ -240,7 +240,7 @@ fn choose(trials: &[Tried]) -> Option<&Tried> {
 
 /// Whether the mean of `a` is lower than that of `b` by more than the standard error of their paired
 /// differences.
-fn is_lower(a: &[f64], b: &[f64]) -> bool {
+pub(super) fn is_lower(a: &[f64], b: &[f64]) -> bool {
     let n = a.len() as f64;
     if a.len() != b.len() || a.len() < 2 {
         return false;
@@ -262,47 +262,19 @@ struct Trying<'a> {
 
 impl Trying<'_> {
     fn out(&self, candidate: Candidate) -> Result<Tried, LearnError> {
-        let (began, inner) = (Instant::now(), self.inner);
+        let began = Instant::now();
         let mut settings = of(&candidate, self.settings);
         // Trials leave the run half of the time.
         settings.time_budget = settings.time_budget.map(|budget| 0.5 * budget);
-        let context = RunContext { folder: None, resume: false, ..self.context.clone() };
-        let options = run_options(&settings, &context);
-        let (mut logits, mut labels) = (Vec::new(), Vec::new());
         let name = format!("trial of {}", named(&candidate));
-        let outcome = stage(self.watch, &name, 0, || {
-            let beginning = Beginning { started: self.started, is_trial: true, ..Beginning::now() };
-            let behind = Behind(self.watch);
-            let outcome = train_on(inner.clone(), &settings, &context, &behind, &beginning)?;
-            outcome.model.run(&inner.val, &[], &options, &(), &mut |output| {
-                logits.extend(output.values);
-                labels.push(inner.val[output.index].label);
-            })?;
-            Ok(())
-        });
-        match outcome {
-            Err(error @ LearnError::Diverged { .. }) => {
-                self.watch.event(Event::Warning(format!("{name}: {error}")));
-                (logits, labels) = (Vec::new(), Vec::new());
-            }
-            outcome => outcome?,
-        }
-        let classes = inner.classes.len();
-        let heat = temperature(&logits, &labels, classes);
-        let rows = logits.chunks_exact(classes).zip(&labels);
-        let losses: Vec<f64> =
-            rows.map(|(row, label)| scaled_loss(row, &[*label], classes, heat)).collect();
-        let metrics = Metrics::from_logits(&logits, &labels, &inner.classes);
-        let count = losses.len() as f64;
+        let told = (self.watch, self.started);
+        let held = hold_out(&name, &settings, self.inner, self.context, told)?;
+        let metrics = held.metrics.as_ref();
         let trial = Trial {
-            loss: if losses.is_empty() {
-                f64::INFINITY
-            } else {
-                losses.iter().sum::<f64>() / count
-            },
-            top1: metrics.as_ref().map_or(0.0, |m| m.top1),
-            interval95: metrics.as_ref().map_or([0.0, 1.0], |m| m.interval95),
-            images: metrics.as_ref().map_or(0, |m| m.samples),
+            loss: held.loss(),
+            top1: metrics.map_or(0.0, |m| m.top1),
+            interval95: metrics.map_or([0.0, 1.0], |m| m.interval95),
+            images: metrics.map_or(0, |m| m.samples),
             seconds: began.elapsed().as_secs_f64(),
             candidate,
         };
@@ -314,8 +286,65 @@ impl Trying<'_> {
                 trial.loss
             )));
         }
-        Ok(Tried { trial, losses })
+        Ok(Tried { trial, losses: held.losses })
     }
+}
+
+/// How a run did on the images held out.
+pub(super) struct HeldOut {
+    /// The log loss of each, at the best temperature; empty where training diverged.
+    pub losses: Vec<f64>,
+    /// None where training diverged.
+    pub metrics: Option<Metrics>,
+    /// Epochs that it trained.
+    pub epochs: usize,
+}
+
+impl HeldOut {
+    /// The mean loss; infinite where training diverged.
+    fn loss(&self) -> f64 {
+        match self.losses.len() {
+            0 => f64::INFINITY,
+            count => self.losses.iter().sum::<f64>() / count as f64,
+        }
+    }
+}
+
+/// Carries out a run without a folder, which is told `watch` as one stage and began at `started`, and
+/// judges it by the images held out.
+pub(super) fn hold_out(
+    name: &str,
+    settings: &Settings,
+    inner: &Dataset,
+    context: &RunContext,
+    (watch, started): (&dyn Watch, Instant),
+) -> Result<HeldOut, LearnError> {
+    let context = RunContext { folder: None, resume: false, ..context.clone() };
+    let options = run_options(settings, &context);
+    let (mut logits, mut labels) = (Vec::new(), Vec::new());
+    let epochs = stage(watch, name, 0, || {
+        let beginning = Beginning { started, is_trial: true, ..Beginning::now() };
+        let outcome = train_on(inner.clone(), settings, &context, &Behind(watch), &beginning)?;
+        outcome.model.run(&inner.val, &[], &options, &(), &mut |output| {
+            logits.extend(output.values);
+            labels.push(inner.val[output.index].label);
+        })?;
+        Ok(outcome.history.len())
+    });
+    let epochs = match epochs {
+        Err(error @ LearnError::Diverged { epoch, .. }) => {
+            watch.event(Event::Warning(format!("{name}: {error}")));
+            (logits, labels) = (Vec::new(), Vec::new());
+            epoch
+        }
+        epochs => epochs?,
+    };
+    let classes = inner.classes.len();
+    let heat = temperature(&logits, &labels, classes);
+    let rows = logits.chunks_exact(classes).zip(&labels);
+    let losses = rows.map(|(row, label)| scaled_loss(row, &[*label], classes, heat)).collect();
+    let metrics = Metrics::from_logits(&logits, &labels, &inner.classes);
+    Ok(HeldOut { losses, metrics, epochs })
 }
 
 /// Counts what goes on in a trial, whose stages and notes are not the run's.

@@ -8,7 +8,7 @@ use refit_data::Dataset;
 
 use super::images::Images;
 use super::start::list;
-use super::{Choice, Report, RunContext};
+use super::{Choice, Report, RunContext, Search};
 use crate::error::LearnError;
 use crate::fit::{Epoch, RateSearch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
@@ -24,6 +24,8 @@ const MODEL: &str = "model.safetensors";
 /// The folder of finished folds.
 pub(super) const FOLDS: &str = "folds";
 pub(super) const PREDICTIONS: &str = "predictions.csv";
+pub(super) const SEARCH: &str = "search.toml";
+pub(super) const TRIALS: &str = "trials.jsonl";
 
 /// The folder of a run and its files.
 pub(super) struct RunFolder(pub Option<PathBuf>);
@@ -31,7 +33,9 @@ pub(super) struct RunFolder(pub Option<PathBuf>);
 impl RunFolder {
     /// A folder that does not hold another run; nothing is written yet.
     pub fn open(context: &RunContext) -> Result<Self, LearnError> {
-        let taken = |path: &&PathBuf| path.join(SETTINGS).exists() && !context.resume;
+        let marks = [SETTINGS, SEARCH, TRIALS];
+        let holds_one = |path: &PathBuf| marks.iter().any(|name| path.join(name).exists());
+        let taken = |path: &&PathBuf| !context.resume && holds_one(path);
         match context.folder.as_ref().filter(taken) {
             Some(path) => Err(LearnError::RunExists { path: path.clone() }),
             None => Ok(Self(context.folder.clone())),
@@ -49,11 +53,7 @@ impl RunFolder {
         let (Some(folder), Some(checkpoints)) = (&self.0, self.checkpoints()) else {
             return Ok(());
         };
-        let data = folder.join(DATA);
-        let fingerprint = format!("{}\n", images.fingerprint);
-        if resume && fs::read_to_string(&data).is_ok_and(|before| before != fingerprint) {
-            return Err(LearnError::DataChanged { path: settings.data.clone() });
-        }
+        self.check_data(settings, images, resume)?;
         fs::create_dir_all(&checkpoints).map_err(|source| LearnError::Io {
             what: "make",
             path: checkpoints.clone(),
@@ -62,13 +62,11 @@ impl RunFolder {
         if resume {
             let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS, RATES];
             let files = files.map(|name| folder.join(name)).into_iter();
-            for file in files.chain([checkpoint_file(&checkpoints)]) {
-                // What a killed writer left is of no use, but does no harm either.
-                let _ = refit_net::atomic_file::remove_leftovers(&file);
-            }
+            remove_leftovers(files.chain([checkpoint_file(&checkpoints)]));
         }
-        write(&data, fingerprint.as_bytes())?;
-        if !resume {
+        self.write(DATA, line_of(images).as_bytes())?;
+        // A search has a folder before its run has settings.
+        if !resume || !folder.join(SETTINGS).exists() {
             self.write_settings(settings)?;
         }
         Ok(())
@@ -77,6 +75,44 @@ impl RunFolder {
     pub fn write_settings(&self, settings: &Settings) -> Result<(), LearnError> {
         let text = toml::to_string_pretty(settings).expect("settings serialize");
         self.write(SETTINGS, text.as_bytes())
+    }
+
+    /// Makes the folder of a search, once it is known that it can begin.
+    pub fn begin_search(
+        &self,
+        plan: &str,
+        settings: &Settings,
+        images: &Images,
+        resume: bool,
+    ) -> Result<(), LearnError> {
+        let Some(folder) = &self.0 else { return Ok(()) };
+        self.check_data(settings, images, resume)?;
+        fs::create_dir_all(folder).map_err(|source| LearnError::Io {
+            what: "make",
+            path: folder.clone(),
+            source,
+        })?;
+        self.write(DATA, line_of(images).as_bytes())?;
+        match resume {
+            true => remove_leftovers([SEARCH, TRIALS].map(|name| folder.join(name))),
+            false => self.write(SEARCH, plan.as_bytes())?,
+        }
+        Ok(())
+    }
+
+    /// What is resumed must see the images that it began with.
+    fn check_data(
+        &self,
+        settings: &Settings,
+        images: &Images,
+        resume: bool,
+    ) -> Result<(), LearnError> {
+        let Some(folder) = self.0.as_ref().filter(|_| resume) else { return Ok(()) };
+        let before = fs::read_to_string(folder.join(DATA));
+        match before.is_ok_and(|before| before != line_of(images)) {
+            true => Err(LearnError::DataChanged { path: settings.data.clone() }),
+            false => Ok(()),
+        }
     }
 
     pub fn checkpoints(&self) -> Option<PathBuf> {
@@ -89,6 +125,17 @@ impl RunFolder {
             None => Ok(()),
         }
     }
+}
+
+/// What a killed writer left is of no use, but does no harm either.
+fn remove_leftovers(files: impl IntoIterator<Item = PathBuf>) {
+    for file in files {
+        let _ = refit_net::atomic_file::remove_leftovers(&file);
+    }
+}
+
+fn line_of(images: &Images) -> String {
+    format!("{}\n", images.fingerprint)
 }
 
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
@@ -107,6 +154,9 @@ pub(super) fn fingerprint(folder: &Path) -> String {
 /// If there is no such file, or it is damaged.
 pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
     let path = folder.join(SETTINGS);
+    if !path.exists() && folder.join(SEARCH).exists() {
+        return Err(LearnError::SearchGoesOn { path: folder.to_owned() });
+    }
     let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => {
             LearnError::NoRun { path: folder.to_owned(), reason: format!("{SETTINGS}: {error}") }
@@ -142,6 +192,8 @@ pub struct Record {
     pub choice: Option<Choice>,
     /// How the learning rate was found, where it was looked for.
     pub rates: Option<RateSearch>,
+    /// The search that found its settings, where there was one.
+    pub search: Option<Search>,
     /// What the model made of each validation and test image; none where the run was made by a refit
     /// that did not keep it.
     pub predictions: Option<Vec<Judgement>>,
@@ -181,6 +233,7 @@ impl Record {
             history: history.map_err(|e| damaged(LOG, e.to_string()))?,
             choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
             rates: rates.map_err(|e| damaged(RATES, e.to_string()))?,
+            search: Search::read(folder)?,
             predictions: predictions.map_err(|e| damaged(PREDICTIONS, e))?,
             model_bytes: fs::metadata(folder.join(MODEL)).ok().map(|m| m.len()),
             report,

@@ -19,6 +19,7 @@ mod peak;
 mod sheet;
 mod start;
 mod trust;
+mod tune;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -35,6 +36,10 @@ pub use folder::{Record, read_settings};
 pub use folds::{FoldReport, FoldsReport};
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
+pub use tune::{
+    ALL as ALL_LAYERS, Attempt, Importance, Parameter, Rung, Search, Setup, TuneOptions, Tuned,
+    Values, read_search, search, tune,
+};
 
 use crate::error::LearnError;
 use crate::fit::Epoch;

@@ -18,6 +18,7 @@ pub mod pull;
 pub mod report;
 pub mod run;
 pub mod train;
+pub mod tune;
 
 use crate::cli::Command;
 use crate::failure::Failure;
@@ -28,6 +29,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
     match command {
         Command::Train(train) => train.run(machine),
         Command::Advise(advise) => advise.run(machine),
+        Command::Tune(tune) => tune.run(machine),
         Command::Augment(augment) => augment.run(machine),
         Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),

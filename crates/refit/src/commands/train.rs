@@ -376,14 +376,12 @@ impl TrainOptions {
         strategy: Strategy,
         unfreeze_from: Option<&str>,
     ) -> Settings {
-        // A run may be resumed from elsewhere.
-        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let mut settings = Settings {
-            val: self.val.as_ref().map(whole),
+            val: self.val.as_deref().map(whole),
             val_fraction: self.val_fraction,
             folds: self.folds,
             repeats: self.repeats.unwrap_or(1),
-            weights: self.weights.as_ref().map(whole),
+            weights: self.weights.as_deref().map(whole),
             edits: edits.to_vec(),
             unfreeze_from: unfreeze_from.map(str::to_owned),
             backbone: backbone.to_owned(),
@@ -405,7 +403,7 @@ impl TrainOptions {
                 Balance::Logits => ClassBalance::Logits,
             },
             time_budget: self.time_budget,
-            ..Settings::new(whole(&data.to_owned()), strategy)
+            ..Settings::new(whole(data), strategy)
         };
         let training = &mut settings.training;
         put(&mut training.epochs, self.epochs);
@@ -560,6 +558,11 @@ impl TrainOptions {
     }
 }
 
+/// A path that holds elsewhere too: a run may be resumed from there.
+pub fn whole(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 fn put<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
@@ -572,7 +575,8 @@ impl Train {
         let progress = Progress::new();
         let resume = self.resume.is_some();
         let data = self.data.unwrap_or_default();
-        let free = || self.out.unwrap_or_else(|| free_folder(&data, self.options.strategy));
+        let free =
+            || self.out.unwrap_or_else(|| free_folder(&data, &self.options.strategy.to_string()));
         let folder = self.resume.clone().unwrap_or_else(free);
         let context = RunContext {
             folder: Some(folder.clone()),
@@ -599,7 +603,7 @@ impl Train {
 }
 
 /// The run is done and safe: a report that cannot be made does not undo it.
-fn write_report(outcome: &Outcome, folder: &Path, progress: &Progress) {
+pub fn write_report(outcome: &Outcome, folder: &Path, progress: &Progress) {
     match report::of_outcome(folder, &outcome.model) {
         Ok(file) => progress.say(&format!("report: {}", file.display())),
         Err(failure) => progress.say(&format!("warning: no report: {failure}")),
@@ -631,13 +635,18 @@ fn begin(
 /// The settings that a run began with, if it can go on here.
 fn settings_to_resume(folder: &Path) -> Result<Settings, Failure> {
     let settings = read_settings(folder)?;
+    check_precision(&settings, folder)?;
+    Ok(settings)
+}
+
+/// Refuses to go on where the precision that a folder's run began with is not to be had.
+pub fn check_precision(settings: &Settings, folder: &Path) -> Result<(), Failure> {
     settings.precision.check().map_err(|error| {
         Failure::mistake(
             format!("`{}` began in {}: {error}", folder.display(), settings.precision),
             "go on with it on a CPU that has one, or begin a new run with --precision f32",
         )
-    })?;
-    Ok(settings)
+    })
 }
 
 fn warn_of_idle_flags(options: &TrainOptions, progress: &Progress) {
@@ -657,7 +666,7 @@ fn warn_of_idle_flags(options: &TrainOptions, progress: &Progress) {
 }
 
 /// `refit-runs/<data>-<strategy>`, with a number where that is taken.
-fn free_folder(data: &Path, strategy: Way) -> PathBuf {
+pub fn free_folder(data: &Path, strategy: &str) -> PathBuf {
     let whole = data.canonicalize().unwrap_or_else(|_| data.to_owned());
     let name = whole.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = if name.is_empty() { "data".to_owned() } else { name };
@@ -689,7 +698,7 @@ pub fn shell(path: &Path) -> String {
     }
 }
 
-fn summarize(outcome: &Outcome, folder: &Path, progress: &Progress) {
+pub fn summarize(outcome: &Outcome, folder: &Path, progress: &Progress) {
     let report = &outcome.report;
     progress.say(&headline(report));
     if let Some(folds) = &report.folds {

@@ -286,6 +286,17 @@ fn clipped(text: &str, letters: usize) -> String {
     }
 }
 
+/// A share as a bar, small enough for a table's cell; grey if it does not count.
+pub fn share_bar(share: f64, counts: bool) -> Markup {
+    let colour = if counts { "one" } else { "dim" };
+    html! {
+        svg.inline viewBox="0 0 92 14" aria-hidden="true" {
+            path.grid d="M2 7H90" {}
+            g class=(colour) { path.bar d={ "M2 2H" (n(2.0 + 88.0 * share)) "V12H2Z" } {} }
+        }
+    }
+}
+
 /// A share with its interval between 0 and 1, small enough for a table's cell.
 pub fn small_interval(value: f64, [low, high]: [f64; 2]) -> Markup {
     let x = |v: f64| n(2.0 + 88.0 * v);

@@ -21,6 +21,7 @@ mod picture;
 mod provenance;
 mod rates;
 mod reproduce;
+mod search;
 mod settings;
 mod time;
 
@@ -74,6 +75,7 @@ pub fn of_run(run: &Run) -> String {
         advice::section(run),
         folds::section(run),
         rates::section(run),
+        search::section(run),
         curves::section(run),
         confusion::section(run),
         classes::section(run),

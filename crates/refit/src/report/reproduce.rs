@@ -4,7 +4,10 @@ use std::path::Path;
 
 use maud::{Markup, html};
 use refit::data::Level;
-use refit::learn::{ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, TrainingSettings};
+use refit::learn::{
+    ClassBalance, Mirror, Norms, OptimizerKind, Parameter, ScheduleKind, Search, Setup,
+    TrainingSettings,
+};
 use refit::net::Precision;
 use refit::{HeadKind, Settings};
 
@@ -14,7 +17,10 @@ use crate::commands::train::shell;
 pub fn section(run: &Run) -> Option<Markup> {
     let (record, folder) = (run.record, &run.record.folder);
     let model = shell(&record.model_file());
-    let (command, missing) = train_command(&record.settings, record.choice.is_some());
+    let (command, missing) = match &record.search {
+        Some(search) => tune_command(search),
+        None => train_command(&record.settings, record.choice.is_some()),
+    };
     let shows = html! {
         pre { (command) }
         @for text in missing { p.soft.small { (text) } }
@@ -102,6 +108,47 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
     if advised && settings.time_budget.is_some() {
         missing.push("What a time budget leaves room for depends on the machine.");
     }
+    (words.join(" \\\n  "), missing)
+}
+
+/// The command that begins such a search.
+fn tune_command(search: &Search) -> (String, Vec<&'static str>) {
+    let (settings, options) = (&search.settings, &search.options);
+    let mut words = vec![format!("refit tune {}", shell(&settings.data))];
+    let mut flag = |name: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("--{name} {value}")));
+    };
+    flag("trials", Some(options.trials.to_string()));
+    flag("time-budget", settings.time_budget.map(|seconds| format!("{seconds}s")));
+    let all = |p: &Parameter| match p {
+        Parameter::Depth => options.depth.is_some(),
+        p => options.given.has(*p),
+    };
+    let everything = Parameter::ALL.iter().all(|p| all(p) != options.search.contains(p));
+    let searched: Vec<&str> = options.search.iter().map(|p| p.name()).collect();
+    flag("search", (!everything).then(|| searched.join(",")));
+    flag("val", settings.val.as_deref().map(shell));
+    flag("val-fraction", settings.val_fraction.map(|f| f.to_string()));
+    flag("weights", settings.weights.as_deref().map(shell));
+    let named = settings.weights.is_none() && settings.backbone != "efficientnet_lite0";
+    flag("backbone", named.then(|| settings.backbone.clone()));
+    let precision = settings.precision;
+    flag("precision", (precision != Precision::F32).then(|| precision.to_string()));
+    flag("seed", (settings.seed != 0).then(|| settings.seed.to_string()));
+    flag("epochs", options.epochs.map(|n| n.to_string()));
+    flag("batch", options.batch.map(|n| n.to_string()));
+    flag("unfreeze-from", options.depth.as_deref().map(|layer| shell(Path::new(layer))));
+    let given = Setup { values: options.given, ..Setup::features() };
+    for parameter in Parameter::ALL.into_iter().filter(|p| options.given.has(*p)) {
+        flag(parameter.name(), Some(given.value(parameter)));
+    }
+    if settings.strict {
+        words.push("--strict".into());
+    }
+    let missing = match settings.time_budget {
+        Some(_) => vec!["What a time budget leaves room for depends on the machine."],
+        None => vec![],
+    };
     (words.join(" \\\n  "), missing)
 }
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use refit::learn::metrics::Metrics;
 use refit::learn::{
-    Calibration, FittedOn, FoldReport, FoldsReport, Judgement, RatePoint, RateSearch, Seconds,
+    Attempt, Calibration, FittedOn, FoldReport, FoldsReport, Importance, Judgement, Parameter,
+    RatePoint, RateSearch, Rung, Search, Seconds, Setup, TuneOptions, Values,
 };
 use refit::net::Precision;
 use refit::{Report, Settings, Strategy};
@@ -59,6 +60,7 @@ fn record(classes: usize) -> Record {
         history: vec![],
         choice: None,
         rates: None,
+        search: None,
         predictions: Some((0..labels.len()).map(prediction).collect()),
         model_bytes: None,
     }
@@ -168,4 +170,52 @@ fn runs_by_other_images_are_not_tested_in_pairs() {
     assert!(page.contains("<td>1.000</td>"), "{page}");
     b.predictions.iter_mut().flatten().for_each(|p| p.path = "elsewhere".into());
     assert!(!of_runs(&[a, b]).contains("<td>1.000</td>"));
+}
+
+/// A search whose trials have these losses.
+fn search(losses: &[f64], importance: Vec<Importance>) -> Search {
+    let trial = |(number, &loss): (usize, &f64)| Attempt {
+        number,
+        rung: if number % 3 == 0 { Rung::Whole } else { Rung::Third },
+        epochs: if number > 0 { 4 } else { 0 },
+        setup: Setup {
+            unfreeze_from: Some("<blocks>".into()),
+            strategy: Strategy::Partial,
+            values: Values { learning_rate: Some(1e-3), ..Values::default() },
+        },
+        loss,
+        top1: 0.5,
+        interval95: [0.4, 0.6],
+        seconds: 1.0,
+        losses: vec![loss; 3],
+    };
+    Search {
+        options: TuneOptions::default(),
+        settings: Settings::new("nowhere", Strategy::Features),
+        trials: losses.iter().enumerate().map(trial).collect(),
+        best: 0,
+        importance,
+    }
+}
+
+#[test]
+fn searches_are_shown_with_what_mattered() {
+    let importance = |parameter, p_value| Importance { parameter, share: 0.5, p_value };
+    let found = vec![importance(Parameter::Depth, 0.01), importance(Parameter::Augment, 0.4)];
+    let mut losses = vec![0.5; 14];
+    (losses[4], losses[5]) = (f64::INFINITY, 40.0);
+    let mut record = record(3);
+    for (losses, found, parts) in [
+        (&losses[..], found, ["diverged", "up to three times", "What mattered"]),
+        (&losses[..1], vec![], ["No setup was clearly better", "features", "Loss by trial"]),
+    ] {
+        record.search = Some(search(losses, found));
+        let page = of_run(&Run { record: &record, model: None });
+        html::check_page(&page);
+        assert!(page.contains("id=\"search\"") && page.contains("refit tune nowhere"), "{page}");
+        parts.iter().for_each(|part| assert!(page.contains(part), "{part}: {page}"));
+        assert!(!page.contains("NaN") && !page.contains("<blocks>"));
+    }
+    record.search = Some(search(&[], vec![]));
+    assert!(!of_run(&Run { record: &record, model: None }).contains("id=\"search\""));
 }

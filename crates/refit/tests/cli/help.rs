@@ -9,8 +9,9 @@ fn every_command_explains_itself() {
     let scene = Scene::new();
     assert_snapshot!("help", scene.run("--help").exits(0).stdout);
     for command in [
-        "train", "advise", "augment", "compare", "predict", "evaluate", "explain", "report",
-        "embed", "run", "export", "import", "layers", "edit", "models", "pull", "info", "bench",
+        "train", "advise", "tune", "augment", "compare", "predict", "evaluate", "explain",
+        "report", "embed", "run", "export", "import", "layers", "edit", "models", "pull", "info",
+        "bench",
     ] {
         let help = scene.run(&format!("{command} --help")).exits(0).stdout;
         assert!(help.contains("Examples:"), "{command}");

@@ -22,3 +22,4 @@ mod resume;
 mod scene;
 mod surgery;
 mod train;
+mod tune;

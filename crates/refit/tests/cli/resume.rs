@@ -39,7 +39,7 @@ fn assert_same_model(scene: &Scene, a: &str, b: &str) {
     assert!(model(a) == model(b), "{a} and {b} differ");
 }
 
-fn wait_for(path: &Path) {
+pub fn wait_for(path: &Path) {
     let began = Instant::now();
     while !path.exists() {
         assert!(began.elapsed() < Duration::from_secs(300), "no {}", path.display());
