@@ -87,7 +87,8 @@ pub fn find_rate(
     feed.prepare(&training)?;
     let state = State::begin(net.clone(), &options)?;
     let mut search = Search { training: &training, options: &options, net, state, points: vec![] };
-    stage(watch, "learning rate", STEPS, || search.run(feed, watch))?;
+    let images = STEPS * options.training.batch.min(feed.labels().len());
+    stage(watch, "learning rate", images, || search.run(feed, watch))?;
     Ok(RateSearch::of(search.points))
 }
 
@@ -114,8 +115,9 @@ impl Search<'_> {
             let mut order = sampling::order(feed.labels(), options.balance, &mut stream);
             order.truncate(left * options.training.batch);
             let fed = feed.epoch(training, epoch as usize, order, &mut |step| {
+                let items = step.labels.len();
                 ended = !self.step(step)?;
-                watch.event(Event::Advance { items: 1 });
+                watch.event(Event::Advance { items });
                 if ended || watch.stops() { Err(LearnError::Stopped) } else { Ok(()) }
             });
             match fed {

@@ -41,14 +41,17 @@ impl Run<'_> {
         let (count, memory) = (images.train.len(), self.context.memory);
         let batch = batch_for(count, each, memory);
         settings.training.batch = batch;
-        let steps = count.div_ceil(batch);
+        let steps = match count.div_ceil(batch) {
+            1 => "1 step".to_owned(),
+            steps => format!("{steps} steps"),
+        };
         let takes = in_words(each.saturating_mul(batch as u64));
         let of = memory.map_or_else(
             || ", and how much memory there is is not known".to_owned(),
-            |memory| format!(" of the {} of memory that there are", in_words(memory)),
+            |memory| format!(", of {} of memory", in_words(memory)),
         );
         self.watch.event(Event::Note(format!(
-            "batch {batch}: {count} training images give {steps} steps an epoch; a step takes about \
+            "batch {batch}: {count} training images give {steps} an epoch; a step takes about \
              {takes}{of}"
         )));
         Ok(settings)

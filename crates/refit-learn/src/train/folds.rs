@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use refit_data::{DEFAULT_VAL_FRACTION, Dataset, Sample, Stream, stratified_split};
+use refit_data::{DEFAULT_VAL_FRACTION, Dataset, Sample, Skipped, Stream, stratified_split};
 use serde::{Deserialize, Serialize};
 
 use super::auto::Behind;
@@ -92,6 +92,8 @@ pub(super) struct OutOfFold {
     pub distances: Option<Vec<f32>>,
     pub report: FoldsReport,
     pub predictions: Vec<Judgement>,
+    /// Images that no fold could read.
+    pub skipped: Vec<Skipped>,
     /// Seconds of all folds and of what went before.
     pub seconds: f64,
 }
@@ -360,7 +362,8 @@ impl Folding<'_> {
         };
         let predictions = first.predictions(self.dataset.classes.len());
         let Together { judged, distances, .. } = first;
-        OutOfFold { judged, distances, report, predictions, seconds }
+        let skipped = self.images.skipped.clone();
+        OutOfFold { judged, distances, report, predictions, skipped, seconds }
     }
 
     /// The folds of one repeat, one behind the other.

@@ -413,7 +413,7 @@ impl<'a> Run<'a> {
             calibration: trust.calibration,
             unknown: trust.report,
             images: images.count(),
-            skipped: images.skipped,
+            skipped: self.place.folds().map_or(images.skipped, |folds| folds.skipped.clone()),
             seconds,
             parameters,
             strength: learned.strength,

@@ -48,7 +48,7 @@ The result is a folder with the model, its numbers (metrics.json), a report to r
   refit train more-photos/ --weights runs/first/model.safetensors --keep-classes
   refit train photos/ --recipe edits.toml --strategy fine-tune
   refit train photos/ --precision bf16
-  refit train photos/ --strategy fine-tune --lr auto --batch auto --balance logits
+  refit train photos/ --strategy fine-tune --lr auto --balance logits
   refit train --resume runs/first
 
 Strategies:
@@ -197,7 +197,7 @@ struct TrainOptions {
     #[arg(long, value_name = "X|auto", help_heading = TRAINING)]
     lr: Option<OrAuto<f64>>,
 
-    /// Rate at the first layer that is trained, as a share of the last one's; even steps between them
+    /// Rate at the first layer that is trained, as a share of the last one's; even factors between
     #[arg(long, value_name = "SHARE", help_heading = TRAINING)]
     lowest_rate: Option<f64>,
 
@@ -539,7 +539,8 @@ impl TrainOptions {
         let others = [
             ("--epochs", self.epochs.is_some()),
             ("--batch", self.batch.is_some()),
-            ("--lr", self.lr.is_some()),
+            // A rate that is to be found is refused.
+            ("--lr", matches!(self.lr, Some(OrAuto::Given(_)))),
             ("--lowest-rate", self.lowest_rate.is_some()),
             ("--focal", self.focal.is_some()),
             ("--optimizer", self.optimizer.is_some()),

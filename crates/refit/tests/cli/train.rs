@@ -169,7 +169,7 @@ fn levers_without_anything_to_move_are_refused() {
         "--strategy fine-tune --dropout 1",
         "--strategy fine-tune --lr fast",
         "--strategy fine-tune --batch some",
-        "--strategy fine-tune --focal -1",
+        "--strategy fine-tune --focal 11",
         "--strategy fine-tune --lowest-rate 0",
     ] {
         refused += &format!("{flags}\n{}", scene.run(&format!("train photos {flags}")).refused());

@@ -131,10 +131,11 @@ mod tests {
     #[test]
     fn what_decides_the_loss_is_found() {
         let space = space();
-        let setups = setups(&space, 60);
+        let setups = setups(&space, 200);
         let loss = |s: &Setup| {
             let place = |parameter| space.place(parameter, s).unwrap();
-            (place(Parameter::LearningRate) + 6.0).abs() + place(Parameter::Optimizer)
+            // The optimizer counts as half of the rate's range.
+            (place(Parameter::LearningRate) + 6.0).abs() + 3.0 * place(Parameter::Optimizer)
         };
         let told: Vec<(&Setup, f64)> = setups.iter().map(|s| (s, loss(s))).collect();
         let found = importance(&space, &told, 0);
