@@ -202,7 +202,7 @@ fn search(losses: &[f64], importance: Vec<Importance>) -> Search {
 fn searches_are_shown_with_what_mattered() {
     let importance = |parameter, p_value| Importance { parameter, share: 0.5, p_value };
     let found = vec![importance(Parameter::Depth, 0.01), importance(Parameter::Augment, 0.4)];
-    let mut losses = vec![0.5; 14];
+    let mut losses = [0.5; 14];
     (losses[4], losses[5]) = (f64::INFINITY, 40.0);
     let mut record = record(3);
     for (losses, found, parts) in [
