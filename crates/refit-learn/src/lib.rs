@@ -18,6 +18,7 @@ mod model;
 mod optimizer;
 mod predictions;
 mod pulled;
+pub mod retrieval;
 mod sampling;
 mod schedule;
 mod select;
@@ -34,7 +35,7 @@ pub use auc::macro_auc;
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
 pub use explain::{Explainer, Explanation, HeatMap, Method};
-pub use extract::{ExtractOptions, Features, extract};
+pub use extract::{Change, ExtractOptions, Features, extract, extract_at};
 pub use fit::{Epoch, Feed, FitOptions, Fitted, Step, checkpoint_file, fit};
 pub use loss::{Targets, balanced_weights};
 pub use model::{
@@ -49,7 +50,7 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    Calibration, Choice, Comparison, Contestant, FittedOn, Outcome, Preview, Record, Report,
+    Calibration, Choice, Comparison, Contestant, FittedOn, Leaks, Outcome, Preview, Record, Report,
     RunContext, Seconds, Trial, UnknownReport, advise, auto, compare, mcnemar, preview,
     read_settings, train,
 };

@@ -8,6 +8,7 @@ mod drawing;
 mod edit_flags;
 mod failure;
 mod features_file;
+mod gallery;
 mod hub;
 mod interrupt;
 mod machine;

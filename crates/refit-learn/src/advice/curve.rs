@@ -11,7 +11,7 @@ use crate::metrics::{arg_max, wilson95};
 const SHARES: [f64; 5] = [0.15, 0.25, 0.4, 0.65, 1.0];
 
 /// Times that a fifth of the images is held out, another one each time.
-pub(super) const FOLDS: usize = 5;
+pub(crate) const FOLDS: usize = 5;
 
 /// A share of the images, and how a head that learns from it does on others.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -176,7 +176,7 @@ impl LearningCurve {
 }
 
 /// The fold that holds each sample out, none for the only one of a class; classes are spread evenly.
-pub(super) fn folds(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
+pub(crate) fn folds(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
     let mut folds = vec![None; labels.len()];
     let mut next = 0;
     for class in 0..classes {

@@ -11,6 +11,7 @@ mod head;
 mod images;
 mod judge;
 mod keep;
+mod leaks;
 mod mirror;
 mod sheet;
 mod start;
@@ -28,6 +29,7 @@ pub use advise::advise;
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, compare, mcnemar};
 pub use folder::{Record, read_settings};
+pub use leaks::Leaks;
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
 
@@ -118,6 +120,9 @@ pub struct Report {
     pub images: usize,
     /// Unreadable ones.
     pub skipped: Vec<Skipped>,
+    /// Validation and test images that are training images too.
+    #[serde(default)]
+    pub leaks: Leaks,
     /// Where the time went.
     pub seconds: Seconds,
     /// Parameters that were trained, and all.
@@ -318,6 +323,7 @@ impl Run<'_> {
             unknown: trust.report,
             images: images.count(),
             skipped: images.skipped,
+            leaks: images.leaks,
             seconds,
             parameters,
             strength: learned.strength,
