@@ -1,7 +1,6 @@
 //! Images that belong together, a row each: a contact sheet (PNG) or a page (HTML).
 
-use std::fmt::Write as _;
-use std::io::Write;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;

@@ -258,7 +258,8 @@ mod tests {
                         let got = vectors.similarity(&probe, j);
                         assert!((got - exact(i, j)).abs() < off, "{element} {dim}: {got}");
                     }
-                    let apart = vectors.floats(i).iter().zip(&x[i * dim..]).map(|(a, b)| (a - b).abs());
+                    let floats = vectors.floats(i);
+                    let apart = floats.iter().zip(&x[i * dim..]).map(|(a, b)| (a - b).abs());
                     assert!(apart.fold(0.0, f32::max) < off);
                 }
             }
