@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let paths = list_images(&[folder.into()])?;
     let features = take(&paths)?;
-    let entry = |(&i, &content): (&usize, _)| Entry { path: paths[i].clone(), content, label: None };
+    let entry =
+        |(&i, &content): (&usize, _)| Entry { path: paths[i].clone(), content, label: None };
     let entries: Vec<Entry> = features.readable.iter().zip(&features.hashes).map(entry).collect();
     let (file, options) = (Path::new("images.index"), IndexOptions::default());
     Index::create(file, source.clone(), &options, &entries, &features.rows, &())?;

@@ -197,9 +197,7 @@ impl Slot {
         if bytes[48..] != short_hash(&bytes[..48]) {
             return Err("its table of contents does not agree with its checksum");
         }
-        let number = |i: usize| {
-            u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * i + byte]))
-        };
+        let number = |i: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * i + byte]));
         let hash = std::array::from_fn(|i| bytes[32 + i]);
         let manifest = [number(1), number(2)];
         Ok(Some(Self { generation: number(0), manifest, end: number(3), hash }))
@@ -289,7 +287,8 @@ impl PartsFile {
             return Err(PartsError::Other { path: path.into(), what });
         }
         let map = map(&file).map_err(io)?;
-        let damaged = |reason: &str| PartsError::Damaged { path: path.into(), reason: reason.into() };
+        let damaged =
+            |reason: &str| PartsError::Damaged { path: path.into(), reason: reason.into() };
         if map[..16] != *magic {
             return Err(PartsError::Other { path: path.into(), what });
         }
@@ -449,8 +448,7 @@ mod tests {
         let added = old.append(&[b"more"], both).unwrap();
         for file in [added, open(&path).unwrap()] {
             let parts = parts(&file);
-            let all: Vec<Vec<u8>> =
-                parts.iter().map(|p| file.bytes(p).unwrap().to_vec()).collect();
+            let all: Vec<Vec<u8>> = parts.iter().map(|p| file.bytes(p).unwrap().to_vec()).collect();
             assert_eq!(all, [b"one".to_vec(), vec![], vec![7; 100], b"more".to_vec()]);
             parts.iter().for_each(|part| file.verify(part, "things").unwrap());
             assert_eq!(file.generation(), 2);

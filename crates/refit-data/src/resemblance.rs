@@ -35,6 +35,9 @@ const FINE: u32 = 32;
 /// Steps by which a place is refined, against the longer side.
 const STEPS: [f32; 4] = [1.0 / 32.0, 1.0 / 64.0, 1.0 / 128.0, 1.0 / 256.0];
 
+/// Correlation of fine structure below which a place is given up after so many rounds.
+const HOPELESS: [f32; 4] = [-1.0, 0.2, 0.3, 0.4];
+
 /// Pixels on each side over which the mean is taken away.
 const SOFT: usize = 3;
 
@@ -145,9 +148,8 @@ impl Thumbnail {
         let image = shrunk(image, LONGER);
         let mirrored = image.flipped_horizontal();
         let coarse = |image: &RgbImage| Grey::of(&shrunk(image, COARSE));
-        let whole = |image: &RgbImage| {
-            Grey::of(&resize(image, FINE, FINE, Interpolation::Bilinear))
-        };
+        let whole =
+            |image: &RgbImage| Grey::of(&resize(image, FINE, FINE, Interpolation::Bilinear));
         Self {
             coarse: coarse(&image),
             coarse_mirrored: coarse(&mirrored),
@@ -176,9 +178,10 @@ impl Thumbnail {
         for (whole, part) in [(self, other), (other, self)] {
             for mirrored in [false, true] {
                 let found = whole.contains(part, mirrored);
-                best = best.into_iter().chain(found).max_by(|a, b| {
-                    a.correlation.total_cmp(&b.correlation)
-                });
+                best = best
+                    .into_iter()
+                    .chain(found)
+                    .max_by(|a, b| a.correlation.total_cmp(&b.correlation));
                 if best.is_some_and(|b| b.correlation > 0.9) {
                     return best;
                 }
@@ -208,11 +211,11 @@ impl Thumbnail {
     fn coarse_places(&self, part: &Self, mirrored: bool) -> Vec<(f32, Place)> {
         let here = &self.coarse;
         let there = if mirrored { &part.coarse_mirrored } else { &part.coarse };
-        let points = |n: usize| (0..POINTS).map(move |i| (i as f32 + 0.5) * n as f32 / POINTS as f32);
+        let points =
+            |n: usize| (0..POINTS).map(move |i| (i as f32 + 0.5) * n as f32 / POINTS as f32);
         let samples = |grey: &Grey, [left, top, width, height]: [f32; 4]| -> Vec<f32> {
-            let point = |i: usize, from: f32, side: f32| {
-                from + (i as f32 + 0.5) * side / POINTS as f32
-            };
+            let point =
+                |i: usize, from: f32, side: f32| from + (i as f32 + 0.5) * side / POINTS as f32;
             (0..POINTS * POINTS)
                 .map(|i| grey.at(point(i % POINTS, left, width), point(i / POINTS, top, height)))
                 .collect()
@@ -271,7 +274,10 @@ impl Thumbnail {
         };
         let side = self.image.width().max(self.image.height()) as f32;
         let (mut best, mut score) = (place, judge(&place));
-        for step in STEPS {
+        for (round, step) in STEPS.into_iter().enumerate() {
+            if score.0 < HOPELESS[round] {
+                break;
+            }
             // Twice a step's size on each side is as far as a coarse place may be off.
             for _ in 0..2 {
                 let before = score.1;
@@ -334,9 +340,8 @@ fn shrunk(image: &RgbImage, longer: u32) -> RgbImage {
     if most <= longer {
         return image.clone();
     }
-    let side = |side: u32| {
-        ((f64::from(side) * f64::from(longer) / f64::from(most)).round() as u32).max(1)
-    };
+    let side =
+        |side: u32| ((f64::from(side) * f64::from(longer) / f64::from(most)).round() as u32).max(1);
     resize(image, side(w), side(h), Interpolation::Bilinear)
 }
 
@@ -349,9 +354,8 @@ mod tests {
     /// A picture of soft spots, unlike any of another seed.
     fn picture(width: u32, height: u32, seed: u64) -> RgbImage {
         let mut stream = Stream::new(seed, "picture", &[]);
-        let spots: Vec<[f32; 6]> = (0..60)
-            .map(|_| std::array::from_fn(|_| stream.uniform_f32()))
-            .collect();
+        let spots: Vec<[f32; 6]> =
+            (0..60).map(|_| std::array::from_fn(|_| stream.uniform_f32())).collect();
         let mut image = RgbImage::filled(width, height, [0; 3]);
         let w = width as usize;
         for (i, pixel) in image.pixels_mut().as_chunks_mut::<3>().0.iter_mut().enumerate() {
@@ -378,7 +382,8 @@ mod tests {
         for seed in 0..6 {
             let image = picture(300, 220, seed);
             let small = resize(&image, 140, 100, Interpolation::Bicubic);
-            let cropped = crop_and_resize(&image, [45, 20, 210, 160], (180, 137), Interpolation::Bicubic);
+            let cropped =
+                crop_and_resize(&image, [45, 20, 210, 160], (180, 137), Interpolation::Bicubic);
             let mut dark = cropped.clone();
             dark.pixels_mut().iter_mut().for_each(|v| *v = *v / 2 + 10);
             for (name, copy) in [("small", small), ("cropped", cropped), ("dark", dark)] {

@@ -4,7 +4,7 @@
 //! noise in all of them, as features of images are.
 //!
 //! ```console
-//! $ cargo bench -p refit-learn --bench retrieval -- 1000000 128 i8
+//! $ cargo bench --workspace --bench retrieval -- 1000000 128 i8
 //! ```
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop")]
@@ -62,7 +62,8 @@ fn main() {
     };
     let options = IndexOptions { element, search: Search::Graph, whiten: None };
     let began = Instant::now();
-    let made = Index::create(&path, source, &options, &entries, &vectors("rows", rows), &()).unwrap();
+    let made =
+        Index::create(&path, source, &options, &entries, &vectors("rows", rows), &()).unwrap();
     println!("{rows} vectors of {dim} {element} numbers");
     println!("build   {:.1} s", began.elapsed().as_secs_f64());
     drop((made, entries));
@@ -74,7 +75,10 @@ fn main() {
     let queries = vectors("queries", QUERIES);
     let began = Instant::now();
     let truth = index.search_exactly(&queries, K);
-    println!("exact   {:.2} ms a query, all threads", 1e3 * began.elapsed().as_secs_f64() / QUERIES as f64);
+    println!(
+        "exact   {:.2} ms a query, all threads",
+        1e3 * began.elapsed().as_secs_f64() / QUERIES as f64
+    );
     println!("effort  ms a query  recall@{K}");
     for effort in [32, 64, 128, 256, 512] {
         let began = Instant::now();
@@ -84,7 +88,9 @@ fn main() {
         let hits: usize = truth
             .iter()
             .zip(&found)
-            .map(|(truth, found)| truth.iter().filter(|t| found.iter().any(|f| f.row == t.row)).count())
+            .map(|(truth, found)| {
+                truth.iter().filter(|t| found.iter().any(|f| f.row == t.row)).count()
+            })
             .sum();
         println!("{effort:>6}  {ms:>10.3}  {:.4}", hits as f64 / (K * QUERIES) as f64);
     }

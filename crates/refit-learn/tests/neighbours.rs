@@ -55,7 +55,8 @@ fn copy(image: &RgbImage, kind: usize, stream: &mut Stream) -> (RgbImage, u8) {
         2 | 3 => {
             let (cw, ch) = (between(0.7, 0.95), between(0.7, 0.95));
             let (cw, ch) = ((f64::from(w) * cw) as u32, (f64::from(h) * ch) as u32);
-            let (x, y) = (between(0.0, f64::from(w - cw)) as u32, between(0.0, f64::from(h - ch)) as u32);
+            let (x, y) =
+                (between(0.0, f64::from(w - cw)) as u32, between(0.0, f64::from(h - ch)) as u32);
             let cut = imageops::crop_imm(image, x, y, cw, ch).to_image();
             match kind % 5 {
                 2 => (cut, 85),
@@ -87,7 +88,8 @@ fn plant(paths: &[PathBuf], folder: &Path, seed: u64) -> Vec<(PathBuf, usize)> {
 #[test]
 fn planted_copies_are_found_in_any_set() {
     let eyes = Eyes::open();
-    for (name, seed) in [("flowers", 1), ("ants_bees", 2), ("clothing", 3), ("imagenet_samples", 4)] {
+    for (name, seed) in [("flowers", 1), ("ants_bees", 2), ("clothing", 3), ("imagenet_samples", 4)]
+    {
         let Some(folder) = photographs(name) else { continue };
         let all = list_images(&[folder]).unwrap();
         let readable = eyes.see(&all).readable;
@@ -159,9 +161,12 @@ fn planted_wrong_labels_come_first() {
             (0..found.len()).filter(|i| wrong.contains(&found[*i].image)).collect();
         let precision = hits.get(needed - 1).map_or(0.0, |at| needed as f64 / (at + 1) as f64);
         precisions.push(precision);
-        shares.push((hits.len() as f64 / wrong.len() as f64, hits.len() as f64 / found.len() as f64));
+        shares
+            .push((hits.len() as f64 / wrong.len() as f64, hits.len() as f64 / found.len() as f64));
     }
-    eprintln!("precision at recall 0.7: {precisions:.2?}; of all suspects, recall and precision: {shares:.2?}");
+    eprintln!(
+        "precision at recall 0.7: {precisions:.2?}; of all suspects, recall and precision: {shares:.2?}"
+    );
     let mean = precisions.iter().sum::<f64>() / precisions.len() as f64;
     assert!(mean >= 0.5, "{precisions:?}");
 }
@@ -171,9 +176,13 @@ fn planted_wrong_labels_come_first() {
 fn flowers_find_flowers_of_their_kind() {
     let Some(folder) = photographs("flowers") else { return };
     let eyes = Eyes::open();
-    let dataset = Dataset::open(&folder, &SourceOptions { val: Some(folder.join("test")), ..SourceOptions::default() });
+    let dataset = Dataset::open(
+        &folder,
+        &SourceOptions { val: Some(folder.join("test")), ..SourceOptions::default() },
+    );
     let dataset = dataset.unwrap();
-    let paths = |samples: &[Sample]| -> Vec<PathBuf> { samples.iter().map(|s| s.path.clone()).collect() };
+    let paths =
+        |samples: &[Sample]| -> Vec<PathBuf> { samples.iter().map(|s| s.path.clone()).collect() };
     let train = eyes.see(&paths(&dataset.train));
     let entries: Vec<Entry> = train
         .readable
@@ -195,9 +204,8 @@ fn flowers_find_flowers_of_their_kind() {
             index.labels().iter().position(|label| label == name).unwrap()
         };
         let rows = test.rows.chunks_exact(test.dim).zip(&test.readable);
-        let asked: Vec<Query> = rows
-            .map(|(row, i)| Query::New { features: row.to_vec(), label: label(i) })
-            .collect();
+        let asked: Vec<Query> =
+            rows.map(|(row, i)| Query::New { features: row.to_vec(), label: label(i) }).collect();
         let new = evaluate(&index, &asked, &[1, 5, 10]);
         let within: Vec<Query> = index.rows().map(Query::Within).collect();
         (new, evaluate(&index, &within, &[1, 5, 10]))

@@ -263,10 +263,8 @@ impl Simd for Avx2 {
             let wide = _mm256_cvtepu16_epi32(halves);
             let sign = _mm256_and_si256(wide, _mm256_set1_epi32(0x8000));
             let rest = _mm256_and_si256(wide, _mm256_set1_epi32(0x7fff));
-            let bits = _mm256_or_si256(
-                _mm256_slli_epi32::<16>(sign),
-                _mm256_slli_epi32::<13>(rest),
-            );
+            let bits =
+                _mm256_or_si256(_mm256_slli_epi32::<16>(sign), _mm256_slli_epi32::<13>(rest));
             _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(HALF_EXPONENT))
         }
     }

@@ -22,7 +22,7 @@ const CANDIDATES: usize = 8;
 const LEAST: f32 = 0.5;
 
 /// Correlation of fine structure from which two images are copies.
-const COPY: f32 = 0.7;
+const COPY: f32 = 0.8;
 
 /// Images that are compared before it is asked whether to go on.
 const AT_ONCE: usize = 64;

@@ -70,10 +70,11 @@ impl Hint for RetrievalError {
                 format!("ask with the model that made it: --model {model}; or build an index anew")
             }
             Self::Whitening { most, .. } => {
-                format!("give --whiten {most} or less; a quarter of the features is a good start")
+                format!("give --whiten {most} or less, or leave it out")
             }
             Self::NoLabels { .. } => {
-                "put the images of each class in a folder of its own, and give the folder above".into()
+                "put the images of each class in a folder of its own, and give the folder above"
+                    .into()
             }
             Self::NotFinite { .. } => "see whether the model's weights are whole".into(),
         })

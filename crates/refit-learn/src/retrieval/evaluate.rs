@@ -89,9 +89,10 @@ pub fn evaluate(index: &Index, queries: &[Query], ks: &[usize]) -> Retrieval {
     };
     let found_by = |k: usize| move |ranked: &Ranked| f64::from(u8::from(ranked.first < k));
     let recall = ks.iter().map(|&k| (k, mean(None, &found_by(k)))).collect();
-    let precision = ks.iter().enumerate().map(|(i, &k)| {
-        (k, mean(None, &|ranked| ranked.hits[i] as f64 / k as f64))
-    });
+    let precision = ks
+        .iter()
+        .enumerate()
+        .map(|(i, &k)| (k, mean(None, &|ranked| ranked.hits[i] as f64 / k as f64)));
     let class = |(label, class): (usize, &String)| {
         let queries = judged.iter().filter(|(l, _)| *l == label).count();
         let label = Some(label);

@@ -427,9 +427,9 @@ fn select(vectors: &Vectors, candidates: &[Near], most: usize) -> Vec<Near> {
         if chosen.len() == most {
             break;
         }
-        let covered = chosen.iter().any(|(_, probe)| {
-            vectors.similarity(probe, near.row as usize) >= near.similarity
-        });
+        let covered = chosen
+            .iter()
+            .any(|(_, probe)| vectors.similarity(probe, near.row as usize) >= near.similarity);
         match covered {
             true => others.push(*near),
             false => chosen.push((*near, vectors.probe_of(near.row as usize))),
@@ -451,7 +451,8 @@ mod tests {
     fn vectors(rows: usize, dim: usize, element: Element, seed: u64) -> Vectors {
         let mut stream = Stream::new(seed, "vectors", &[]);
         let inner = 6;
-        let mut normal = |n: usize| -> Vec<f32> { (0..n).map(|_| stream.normal() as f32).collect() };
+        let mut normal =
+            |n: usize| -> Vec<f32> { (0..n).map(|_| stream.normal() as f32).collect() };
         let axes = normal(inner * dim);
         let mut all = Vec::new();
         for _ in 0..rows {
@@ -512,8 +513,7 @@ mod tests {
     fn it_grows_and_is_read_as_it_was_written() {
         let all = vectors(1500, 16, Element::F32, 3);
         let mut some = Vectors::new(Element::F32, 16);
-        let bytes: Vec<u32> =
-            (0..1000).flat_map(|row| all.floats(row)).map(f32::to_bits).collect();
+        let bytes: Vec<u32> = (0..1000).flat_map(|row| all.floats(row)).map(f32::to_bits).collect();
         some.push(Bytes::owned(bytes));
         let mut graph = built(&some, 2);
         let parts = graph.parts().map(|p| Bytes::owned(bytemuck::cast_slice(p).to_vec()));
@@ -548,7 +548,8 @@ mod tests {
         let all: Vec<f32> = (0..60).flat_map(row).collect();
         vectors.push(Bytes::owned(Vectors::encode(Element::F32, 4, &all)));
         let graph = built(&vectors, 1);
-        let found = graph.search(&vectors, &vectors.probe(&[0.0, 1.0, 0.0, 0.0]), 20, 64, &|_| true);
+        let found =
+            graph.search(&vectors, &vectors.probe(&[0.0, 1.0, 0.0, 0.0]), 20, 64, &|_| true);
         assert!(found.len() == 20 && found.iter().all(|near| near.similarity == 1.0));
         let nothing = Graph::new();
         assert!(nothing.search(&vectors, &vectors.probe_of(0), 3, 10, &|_| true).is_empty());

@@ -243,8 +243,7 @@ impl Index {
             None => None,
             Some(part) => {
                 let numbers = open(part, "whitening")?;
-                let whitening =
-                    Whitening::of(bytemuck::cast_slice(&numbers), manifest.source.dim);
+                let whitening = Whitening::of(bytemuck::cast_slice(&numbers), manifest.source.dim);
                 let fits = whitening.filter(|w| w.directions() == manifest.dim);
                 Some(fits.ok_or_else(|| file.damaged("its whitening does not fit"))?)
             }
@@ -437,9 +436,8 @@ impl Index {
     }
 
     fn all_near(&self, probe: &Probe) -> Vec<Near> {
-        let near = |row: usize| {
-            Near { similarity: self.vectors.similarity(probe, row), row: row as u32 }
-        };
+        let near =
+            |row: usize| Near { similarity: self.vectors.similarity(probe, row), row: row as u32 };
         self.rows().map(near).collect()
     }
 
@@ -451,9 +449,10 @@ impl Index {
 
     /// The places of images by their path.
     pub fn by_path(&self) -> HashMap<PathBuf, usize> {
-        self.rows().map(|row| (std::path::absolute(self.entry(row).path), row)).filter_map(
-            |(path, row)| Some((path.ok()?, row)),
-        ).collect()
+        self.rows()
+            .map(|row| (std::path::absolute(self.entry(row).path), row))
+            .filter_map(|(path, row)| Some((path.ok()?, row)))
+            .collect()
     }
 
     /// Adds images and their features behind what is there; those under a path that is there take its
@@ -502,11 +501,7 @@ impl Index {
     ///
     /// # Errors
     /// If the file cannot be written, or another process has changed it.
-    pub fn remove(
-        self,
-        rows: &[usize],
-        watch: &dyn Watch,
-    ) -> Result<(Self, usize), LearnError> {
+    pub fn remove(self, rows: &[usize], watch: &dyn Watch) -> Result<(Self, usize), LearnError> {
         let mut removed = self.removed.clone();
         rows.iter().for_each(|row| removed[*row] = true);
         let gone = removed.iter().filter(|r| **r).count() - self.removed();
@@ -623,10 +618,9 @@ impl New {
             let mut parts = parts.iter().cloned();
             let mut next = || parts.next().expect("a part for each content");
             let (vectors, names) = (vec![next()], vec![next()]);
-            let graph = graph.as_ref().map(|graph| GraphParts {
-                parts: [next(), next(), next()],
-                entry: graph.entry(),
-            });
+            let graph = graph
+                .as_ref()
+                .map(|graph| GraphParts { parts: [next(), next(), next()], entry: graph.entry() });
             let manifest = Manifest {
                 format: FORMAT,
                 refit: env!("CARGO_PKG_VERSION").into(),
@@ -692,7 +686,8 @@ fn check_finite(entries: &[Entry], features: &[f32], dim: usize) -> Result<(), R
 /// How many, a record for each, and their paths, one behind the other. Labels that are new are put
 /// behind the others.
 fn names_of(index: &Path, entries: &[Entry], labels: &mut Vec<String>) -> Vec<u8> {
-    let folder = std::path::absolute(folder_of(index)).ok();
+    // An empty path has no absolute one, so the folder is taken off afterwards.
+    let folder = std::path::absolute(index).ok().map(|index| folder_of(&index).to_owned());
     let mut numbers: HashMap<String, u32> =
         labels.iter().enumerate().map(|(i, label)| (label.clone(), i as u32)).collect();
     let (mut records, mut paths) = ((entries.len() as u32).to_le_bytes().to_vec(), Vec::new());
@@ -727,8 +722,7 @@ fn is_whole(bytes: &[u8], rows: usize, labels: usize) -> bool {
         return false;
     }
     let (records, paths) = bytes[4..].split_at(rows * RECORD);
-    let ends: Vec<usize> =
-        records.chunks_exact(RECORD).map(|r| word(&r[36..]) as usize).collect();
+    let ends: Vec<usize> = records.chunks_exact(RECORD).map(|r| word(&r[36..]) as usize).collect();
     let known = |label: u32| label == NO_LABEL || (label as usize) < labels;
     ends.is_sorted()
         && ends.last().copied().unwrap_or(0) == paths.len()

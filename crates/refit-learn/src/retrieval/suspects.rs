@@ -25,6 +25,9 @@ pub struct Suspect {
     pub label: usize,
     /// The class that it looks like.
     pub likely: usize,
+    /// Whether the heads alone would call it that: its probability is at least what it is on average
+    /// for images of that class.
+    pub confident: bool,
     /// Probability of its label, `[0, 1]`, by heads that learned from other images.
     pub probability: f32,
     /// Probability of the likely class.
@@ -58,7 +61,7 @@ pub struct ConfidentJoint {
 pub struct Suspects {
     /// The most doubtful first.
     pub found: Vec<Suspect>,
-    /// What they were found by.
+    /// What the heads say of them.
     pub joint: ConfidentJoint,
     /// Images whose labels were judged: all but those that are the only one of their class.
     pub judged: usize,
@@ -97,22 +100,29 @@ pub fn suspects(
     let mut found = Vec::new();
     for &image in &judged {
         let label = labels[image];
-        let confident = (0..classes).filter(|class| p(image, *class) >= thresholds[*class]);
-        let Some(likely) = confident.max_by(|a, b| p(image, *a).total_cmp(&p(image, *b))) else {
+        let surest = (0..classes)
+            .filter(|class| p(image, *class) >= thresholds[*class])
+            .max_by(|a, b| p(image, *a).total_cmp(&p(image, *b)));
+        if let Some(class) = surest {
+            joint.counts[label * classes + class] += 1;
+        }
+        let vote = |class: usize| votes[image * classes + class];
+        let evidence = |class: usize| p(image, class) + vote(class);
+        let others = (0..classes).filter(|class| *class != label);
+        let Some(likely) = others.max_by(|a, b| evidence(*a).total_cmp(&evidence(*b))) else {
             continue;
         };
-        joint.counts[label * classes + likely] += 1;
-        let vote = |class: usize| votes[image * classes + class];
         let suspect = Suspect {
             image,
             label,
             likely,
+            confident: surest == Some(likely),
             probability: p(image, label),
             likely_probability: p(image, likely),
             neighbours: vote(label),
             likely_neighbours: vote(likely),
         };
-        if likely != label && suspect.doubt() > 0.0 {
+        if suspect.doubt() > 0.0 {
             found.push(suspect);
         }
     }

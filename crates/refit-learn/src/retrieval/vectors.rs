@@ -243,7 +243,8 @@ mod tests {
         for dim in [1, 3, 64, 97] {
             let x = random(8, dim);
             let exact = |i: usize, j: usize| dot(&x[i * dim..][..dim], &x[j * dim..][..dim]);
-            for (element, off) in [(Element::F32, 1e-6), (Element::F16, 1e-3), (Element::I8, 0.02)] {
+            for (element, off) in [(Element::F32, 1e-6), (Element::F16, 1e-3), (Element::I8, 0.02)]
+            {
                 let mut vectors = Vectors::new(element, dim);
                 // In two pieces.
                 let (a, b) = x.split_at(3 * dim);

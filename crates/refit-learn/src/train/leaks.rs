@@ -54,7 +54,8 @@ impl Leaks {
         };
         let parts: Vec<String> =
             [part(self.val, "validation"), part(self.test, "test")].into_iter().flatten().collect();
-        let is = if self.val + self.test == 1 { "is a training image" } else { "are training images" };
+        let is =
+            if self.val + self.test == 1 { "is a training image" } else { "are training images" };
         Some(format!(
             "{} {is} too, which makes results look better than they are: {} is {} \
              (`refit doctor` finds altered copies as well)",

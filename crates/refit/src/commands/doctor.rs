@@ -155,7 +155,8 @@ impl Doctor {
         let distinct = findings.distinct();
         let row = |i: &usize| &taken.rows[i * taken.dim..][..taken.dim];
         let rows: Vec<f32> = distinct.iter().flat_map(row).copied().collect();
-        let labels: Vec<usize> = distinct.iter().map(|i| findings.images[*i].sample.label).collect();
+        let labels: Vec<usize> =
+            distinct.iter().map(|i| findings.images[*i].sample.label).collect();
         if labels.iter().all(|label| *label == labels[0]) {
             // Only images of one class could be read: nothing speaks for another.
             return Ok(());
@@ -169,7 +170,11 @@ impl Doctor {
 }
 
 /// What can be told without a network.
-fn inspected(dataset: Dataset, machine: &Machine, progress: &Progress) -> Result<Findings, Failure> {
+fn inspected(
+    dataset: Dataset,
+    machine: &Machine,
+    progress: &Progress,
+) -> Result<Findings, Failure> {
     let Dataset { classes, train, val, test, notes, .. } = dataset;
     let parts = [("train", train), ("val", val), ("test", test)];
     let all: Vec<(&'static str, Sample)> = parts
@@ -284,9 +289,8 @@ impl Findings {
         let mut rows = vec![head.map(str::to_owned).collect()];
         rows.extend(self.classes.iter().enumerate().map(|(i, class)| row(class, Some(i))));
         rows.push(row("all", None));
-        let sides: Vec<Side> = std::iter::once(Side::Left)
-            .chain(parts.iter().map(|_| Side::Right))
-            .collect();
+        let sides: Vec<Side> =
+            std::iter::once(Side::Left).chain(parts.iter().map(|_| Side::Right)).collect();
         table(&sides, &rows)
     }
 
@@ -303,10 +307,8 @@ impl Findings {
         told_of(text, "group", "of copies, in training and in what is judged by", &leaks, line);
         let odd: Vec<&Group> = groups.iter().filter(|group| self.contradicts(group)).collect();
         told_of(text, "group", "of copies under different labels", &odd, line);
-        let others: Vec<&Group> = groups
-            .iter()
-            .filter(|group| !self.leaks(group) && !self.contradicts(group))
-            .collect();
+        let others: Vec<&Group> =
+            groups.iter().filter(|group| !self.leaks(group) && !self.contradicts(group)).collect();
         told_of(text, "other group", "of copies", &others, line);
         let same = pairs.iter().filter(|pair| pair.copies == Copies::Same).count();
         if !pairs.is_empty() {
@@ -360,6 +362,7 @@ impl Findings {
                 "label": self.class(s.label),
                 "likely": self.class(s.likely),
                 "doubt": s.doubt(),
+                "confident": s.confident,
                 "probability": s.probability,
                 "likely_probability": s.likely_probability,
                 "neighbours": s.neighbours,
@@ -413,9 +416,8 @@ impl Findings {
         let doubtful: Vec<usize> = suspects.clone().map(|suspect| suspect.image).collect();
         let suspect = |s: &Suspect| {
             let (label, likely) = (self.class(s.label), self.class(s.likely));
-            let typical = (0..self.images.len()).filter(|i| {
-                self.images[*i].sample.label == s.likely && !doubtful.contains(i)
-            });
+            let typical = (0..self.images.len())
+                .filter(|i| self.images[*i].sample.label == s.likely && !doubtful.contains(i));
             let beside =
                 typical.take(4).map(|i| (self.images[i].sample.path.clone(), likely.to_owned()));
             let own = (self.images[s.image].sample.path.clone(), format!("{label}?"));

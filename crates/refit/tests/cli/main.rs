@@ -6,11 +6,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod augment;
+mod doctor;
 mod explain;
 mod failures;
 mod help;
 mod html;
 mod images;
+mod index;
 mod model_files;
 mod onnx;
 mod precision;

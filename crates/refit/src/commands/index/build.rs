@@ -78,8 +78,7 @@ impl Build {
         let source = Source::of(&model, &self.model.model, layer, precision)?;
         let progress = Progress::new();
         let paths: Vec<PathBuf> = images.iter().map(|image| image.path.clone()).collect();
-        let features =
-            images::features(&source, &model, &paths, machine, self.strict, &progress)?;
+        let features = images::features(&source, &model, &paths, machine, self.strict, &progress)?;
         let entries = images::entries(&images, &features);
         let options =
             IndexOptions { element: self.element, search: self.search, whiten: self.whiten };

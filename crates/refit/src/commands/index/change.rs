@@ -84,7 +84,8 @@ fn changed(index: &Index, images: Vec<Labelled>, machine: &Machine) -> Vec<Label
         row.is_some_and(|row| Some(index.entry(row).content) == hash)
     };
     let pairs = images.into_iter().zip(hashes);
-    pairs.filter(|(image, hash)| !is_there(&image.path, hash.as_ref().ok().copied()))
+    pairs
+        .filter(|(image, hash)| !is_there(&image.path, hash.as_ref().ok().copied()))
         .map(|(image, _)| image)
         .collect()
 }

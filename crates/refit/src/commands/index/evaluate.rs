@@ -102,7 +102,8 @@ impl Evaluate {
 fn in_words(found: &Retrieval) -> String {
     let images = count(found.images, "image");
     let queries = if found.queries == 1 { "query" } else { "queries" };
-    let mut text = format!("{} {queries} among {images}, mAP {}\n", found.queries, percent(found.map));
+    let mut text =
+        format!("{} {queries} among {images}, mAP {}\n", found.queries, percent(found.map));
     if found.without_images > 0 {
         text += &format!("{} more have no class, or none in the index\n", found.without_images);
     }

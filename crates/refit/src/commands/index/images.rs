@@ -38,7 +38,8 @@ impl SameModel {
             Ok(source) => made_with.check(index.path(), &source)?,
             // A model without that layer is another one.
             Err(LearnError::Graph(_)) => {
-                let other = Source { model: name.clone(), fingerprint: String::new(), ..made_with.clone() };
+                let other =
+                    Source { model: name.clone(), fingerprint: String::new(), ..made_with.clone() };
                 made_with.check(index.path(), &other)?;
             }
             Err(error) => return Err(error.into()),

@@ -9,12 +9,14 @@ mod query;
 
 use clap::Subcommand;
 
+use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
 
 /// Find images that look like others
 #[derive(Debug, Subcommand)]
 #[command(
+    help_template = TEMPLATE,
     before_help = "\
 An index is one file with a vector for each image: what a model makes of it, at any layer. Images \
 that look alike to the model have vectors that lie near each other.",

@@ -160,11 +160,13 @@ fn print(format: Format, found: &[(&Path, Vec<Found>)]) -> Result<(), Failure> {
         }
         Format::Jsonl => {
             for (path, found) in found {
-                let one = |f: &Found| json!({
-                    "path": f.path.to_string_lossy(),
-                    "label": f.label,
-                    "similarity": f.similarity,
-                });
+                let one = |f: &Found| {
+                    json!({
+                        "path": f.path.to_string_lossy(),
+                        "label": f.label,
+                        "similarity": f.similarity,
+                    })
+                };
                 let found: Vec<Value> = found.iter().map(one).collect();
                 let line = json!({ "path": path.to_string_lossy(), "found": found });
                 writeln!(stdout, "{line}")?;
