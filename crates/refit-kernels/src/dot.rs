@@ -171,7 +171,7 @@ mod tests {
                 assert_eq!(unsafe { dot_bytes_on(isa, &x, &y) }, exact);
             }
         }
-        assert_eq!(dot_bytes(&[-128; 1 << 16], &[-127; 1 << 16]), 128 * 127 << 16);
+        assert_eq!(dot_bytes(&[-128; 1 << 16], &[-127; 1 << 16]), (128 * 127) << 16);
     }
 
     #[test]

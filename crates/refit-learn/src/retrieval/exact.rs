@@ -125,7 +125,7 @@ mod tests {
         let mut vectors = Vectors::new(Element::F32, dim);
         vectors.push(Bytes::owned(Vectors::encode(Element::F32, dim, &all)));
         let probes: Vec<Probe> = (0..40).map(|i| vectors.probe_of(i * 31)).collect();
-        let counts = |row: u32| row % 3 != 0;
+        let counts = |row: u32| !row.is_multiple_of(3);
         let found = search_all(&vectors, &probes, 7, &counts);
         for (probe, found) in probes.iter().zip(&found) {
             assert_eq!(*found, search(&vectors, probe, 7, &counts));

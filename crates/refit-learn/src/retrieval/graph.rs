@@ -136,7 +136,7 @@ impl Graph {
             };
             fits && (0..=self.level(node)).all(|level| {
                 let list = self.list(node, level);
-                list[0] as usize <= list.len() - 1
+                (list[0] as usize) < list.len()
                     && self.links(node, level).iter().all(|link| {
                         (*link as usize) < nodes
                             && (level == 0 || self.level(*link as usize) >= level)

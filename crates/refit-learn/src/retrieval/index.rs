@@ -783,7 +783,7 @@ mod tests {
         let entry = |i: usize| Entry {
             path: folder.join(format!("a/{i}\n.jpg")),
             content: [i as u8; 32],
-            label: (i % 3 > 0).then(|| format!("class {}", i % 3)),
+            label: (!i.is_multiple_of(3)).then(|| format!("class {}", i % 3)),
         };
         let features = range.clone().flat_map(|i| {
             let mut stream = Stream::new(1, "image", &[i as u64]);

@@ -102,7 +102,7 @@ impl Source {
         watch: &dyn Watch,
     ) -> Result<Features, LearnError> {
         let options = ExtractOptions {
-            run: RunOptions { precision: self.precision, ..run.clone() },
+            run: RunOptions { precision: self.precision, ..*run },
             views: 1,
             mirrored: true,
             change: Change::Nothing,

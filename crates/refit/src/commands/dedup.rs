@@ -33,7 +33,7 @@ not copies: features find candidates, and then pixels are compared. Nothing is d
   refit dedup photos/ --json | jq -r '.groups[].images[1:][].path'
 
 Each group is a paragraph: a path a line, and before it how it is a copy of another of the group: \
-`same` (byte by byte) or the correlation of their fine structure, 0.8 to 1."
+`same` (byte by byte) or the correlation of their fine structure, 0.93 to 1."
 )]
 pub struct Dedup {
     /// Images, and folders of them

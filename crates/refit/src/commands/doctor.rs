@@ -406,7 +406,7 @@ impl Findings {
             Ok(())
         };
         write().map_err(io::Error::from)?;
-        let bytes = rows.into_inner().map_err(|error| io::Error::from(error.into_error()))?;
+        let bytes = rows.into_inner().map_err(csv::IntoInnerError::into_error)?;
         Ok(refit::net::atomic_file::write(file, |out| out.write_all(&bytes))?)
     }
 
