@@ -252,6 +252,22 @@ fn other(
     Ok(oriented(to_rgb(image, options.background), orientation))
 }
 
+/// Columns and rows of the pixels as they are stored, and how they are to be turned; nothing where the
+/// header does not tell.
+pub(crate) fn stored(bytes: &[u8]) -> Option<(u32, u32, Orientation)> {
+    let (format, bytes) = sniff(bytes).ok()?;
+    let read = || match format {
+        Format::Jpeg => jpeg::stored(bytes),
+        Format::Other(_, format) => {
+            let reader = ImageReader::with_format(Cursor::new(bytes), format);
+            let mut decoder = reader.into_decoder().ok()?;
+            let (width, height) = decoder.dimensions();
+            Some((width, height, decoder.orientation().unwrap_or(Orientation::NoTransforms)))
+        }
+    };
+    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
+}
+
 /// Sizes that stand at a fixed place, so that a lying header is named as such even when the file
 /// is broken in other ways.
 fn size_in_header(bytes: &[u8], format: ImageFormat) -> Option<(u64, u64)> {

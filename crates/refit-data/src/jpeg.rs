@@ -58,6 +58,16 @@ pub(crate) fn decode(
     Ok(oriented(image, exif.unwrap_or(Orientation::NoTransforms)))
 }
 
+/// Columns and rows of the pixels as they are stored, and how they are to be turned.
+pub(crate) fn stored(bytes: &[u8]) -> Option<(u32, u32, Orientation)> {
+    let data = Layout::of(bytes).ok()?.data(bytes);
+    let mut decoder = JpegDecoder::new(ZCursor::new(&data));
+    decoder.decode_headers().ok()?;
+    let (width, height) = decoder.dimensions()?;
+    let exif = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    Some((width as u32, height as u32, exif.unwrap_or(Orientation::NoTransforms)))
+}
+
 fn refusal(error: JpegError) -> DecodeError {
     let (format, detail) = (FORMAT, said(&error));
     match error {

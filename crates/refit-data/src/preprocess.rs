@@ -335,6 +335,16 @@ pub(crate) fn resize(
     crop_and_resize(image, [0, 0, image.width(), image.height()], (width, height), interpolation)
 }
 
+/// A rectangle (left, top, width, height) that lies inside, in pixels and parts of pixels, resized.
+pub(crate) fn resize_part(
+    image: &RgbImage,
+    [left, top, width, height]: [f64; 4],
+    to: (u32, u32),
+    interpolation: Interpolation,
+) -> RgbImage {
+    resize_region(image, Region { left, top, width, height }, to, interpolation, Order::Columns)
+}
+
 /// A rectangle (left, top, width, height) of whole pixels, cut out and then resized: pixels next to
 /// it take no part.
 ///

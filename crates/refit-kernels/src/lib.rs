@@ -17,6 +17,7 @@ mod channels;
 mod conv;
 mod curve;
 pub mod depthwise;
+mod dot;
 mod elementwise;
 mod inverted;
 mod layer_norm;
@@ -47,6 +48,7 @@ pub use conv::{
     input_gradient, input_gradient_through, weight_gradient,
 };
 pub use curve::{Curve, bend, bend_gradient};
+pub use dot::{dot, dot_bytes, dot_halves, prefetch};
 pub use elementwise::accumulate;
 pub use inverted::{BlockStages, InvertedResidual, InvertedShape, Stage};
 pub use layer_norm::{layer_norm, layer_norm_gradient};

@@ -135,6 +135,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn times_power(v: Self::V, n: Self::V) -> Self::V;
     /// The first `n <= LANES` bytes as numbers; zeros beyond.
     unsafe fn load_bytes(p: *const u8, n: usize) -> Self::V;
+    /// The first `n <= LANES` halves (finite `f16`, as bits) as numbers; zeros beyond.
+    unsafe fn load_halves(p: *const u16, n: usize) -> Self::V;
     /// Stores the first `n <= LANES` values, whole numbers up to 255, as bytes.
     unsafe fn store_bytes(p: *mut u8, v: Self::V, n: usize);
 
@@ -164,6 +166,16 @@ pub(crate) fn prefetch(p: *const f32) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
 }
+
+/// A finite `f16` from its bits: widened as an integer, then moved to its exponent, which is exact.
+#[inline(always)]
+pub(crate) fn widened(half: u16) -> f32 {
+    let sign = u32::from(half & 0x8000) << 16;
+    f32::from_bits(sign | u32::from(half & 0x7fff) << 13) * HALF_EXPONENT
+}
+
+/// What the exponents of `f32` and `f16` differ by: `2^112`.
+pub(crate) const HALF_EXPONENT: f32 = f32::from_bits((127 + 112) << 23);
 
 /// Orders what was stored past the caches before all that follows.
 pub(crate) fn fence() {

@@ -11,6 +11,7 @@ use refit_net::{
 };
 
 use crate::logistic::LogisticError;
+use crate::retrieval::RetrievalError;
 use crate::settings::Strategy;
 
 /// What a user can do about an error; the error's own message says what is wrong and where.
@@ -60,6 +61,9 @@ pub enum LearnError {
     /// The linear head.
     #[error(transparent)]
     Logistic(#[from] LogisticError),
+    /// An index of images, or a search in one.
+    #[error(transparent)]
+    Retrieval(#[from] RetrievalError),
     /// A file of the run that cannot be read or written.
     #[error("cannot {what} `{}`: {source}", path.display())]
     Io {
@@ -290,6 +294,7 @@ impl Hint for LearnError {
             Self::StateDict(e) => return e.hint(),
             Self::ModelFile(e) => return e.hint(),
             Self::Logistic(e) => return e.hint(),
+            Self::Retrieval(e) => return e.hint(),
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull => {
                     "the disk is full: free some space, then go on with --resume".into()

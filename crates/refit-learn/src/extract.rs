@@ -7,7 +7,7 @@ use refit_data::{
     Augment, CacheKey, ContentHash, DataError, DecodeOptions, FeatureCache, Loader, LoaderOptions,
     Preprocess, RgbImage, Sample, Skipped, Stream, check, decode_file_in,
 };
-use refit_net::{Network, Precision};
+use refit_net::{Network, NodeId, Precision};
 
 use crate::error::LearnError;
 use crate::model::{RunOptions, compile};
@@ -122,9 +122,26 @@ pub fn extract(
     options: &ExtractOptions,
     watch: &dyn Watch,
 ) -> Result<Features, LearnError> {
+    extract_at(net, net.graph().features(), preprocess, samples, options, watch)
+}
+
+/// Takes the values of `samples` at a layer; of a feature map, each channel's mean over the image.
+///
+/// # Errors
+/// As [`extract`].
+///
+/// # Panics
+/// If there is no such layer.
+pub fn extract_at(
+    net: &Network,
+    layer: NodeId,
+    preprocess: &Preprocess,
+    samples: &[Sample],
+    options: &ExtractOptions,
+    watch: &dyn Watch,
+) -> Result<Features, LearnError> {
     let started = Instant::now();
-    let graph = net.graph();
-    let node = &graph.nodes()[graph.features()];
+    let node = &net.graph().nodes()[layer];
     let dim = node.shape.channels();
     let mut cache = open_cache(net, preprocess, &node.name, dim, options)?;
     let mut work = Extraction::new(samples, options)?;

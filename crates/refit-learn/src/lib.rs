@@ -19,6 +19,7 @@ mod model;
 mod optimizer;
 mod predictions;
 mod pulled;
+pub mod retrieval;
 mod sampling;
 mod schedule;
 mod select;
@@ -37,7 +38,7 @@ pub use auc::macro_auc;
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
 pub use explain::{Explainer, Explanation, HeatMap, Method};
-pub use extract::{ExtractOptions, Features, extract};
+pub use extract::{Change, ExtractOptions, Features, extract, extract_at};
 pub use fit::{
     Epoch, Feed, FitOptions, Fitted, RatePoint, RateSearch, Step, checkpoint_file, find_rate, fit,
 };
@@ -55,9 +56,10 @@ pub use settings::{
 };
 pub use train::{
     ALL_LAYERS, Attempt, Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport,
-    FoldsReport, Importance, LeftOut, Outcome, Parameter, Preview, Record, Report, RunContext,
-    Rung, Search, Seconds, Setup, Trial, TuneOptions, Tuned, UnknownReport, Values, advise,
-    advise_among, auto, compare, mcnemar, preview, read_search, read_settings, search, train, tune,
+    FoldsReport, Importance, Leaks, LeftOut, Outcome, Parameter, Preview, Record, Report,
+    RunContext, Rung, Search, Seconds, Setup, Trial, TuneOptions, Tuned, UnknownReport, Values,
+    advise, advise_among, auto, compare, mcnemar, preview, read_search, read_settings, search,
+    train, tune,
 };
 pub use watch::{Event, Watch};
 pub use way::Way;

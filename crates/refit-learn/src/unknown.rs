@@ -116,7 +116,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 /// The largest eigenvalues of `xᵀx`, largest first, and their eigenvectors as rows: by iterating a
 /// subspace (Halko et al. 2011, <https://arxiv.org/abs/0909.4061>).
-fn principal(x: ArrayView2<'_, f64>, count: usize) -> (Vec<f64>, Array2<f64>) {
+pub(crate) fn principal(x: ArrayView2<'_, f64>, count: usize) -> (Vec<f64>, Array2<f64>) {
     const MORE: usize = 8;
     const ROUNDS: usize = 12;
     let dim = x.ncols();

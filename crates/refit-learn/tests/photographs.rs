@@ -2,29 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+#[path = "support/photographs.rs"]
+mod folder;
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use refit_data::Sample;
 use refit_learn::{Model, RunContext, RunOptions, Settings, Strategy, train};
 use refit_net::{Precision, zoo};
 
+use folder::photographs;
 use support::has_bf16;
-
-/// A folder of the shared photographs; none where they are not, unless they are required.
-fn photographs(name: &str) -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let root = std::env::var_os("REFIT_DATA").map_or(default, PathBuf::from);
-    let folder = root.join(name);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let required = std::env::var_os("REFIT_REQUIRE_DATA").is_some_and(|v| v == "1");
-    assert!(!required, "{} is not there, but REFIT_REQUIRE_DATA=1", folder.display());
-    eprintln!("skipped: {} is not there (set REFIT_DATA)", folder.display());
-    None
-}
 
 /// PyTorch scores 174 or 175 of these 200 with the same weights, as resized pixels are rounded.
 #[test]

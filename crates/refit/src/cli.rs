@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    advise, augment, bench, compare, edit, embed, evaluate, explain, export, import, info, layers,
-    models, predict, pull, report, run, train, tune,
+    advise, augment, bench, compare, dedup, doctor, edit, embed, evaluate, explain, export, import,
+    index, info, layers, models, predict, pull, report, run, train, tune,
 };
 use crate::machine::Machine;
 
@@ -49,6 +49,10 @@ pub enum Command {
     Explain(explain::Explain),
     Report(report::Report),
     Embed(embed::Embed),
+    #[command(subcommand)]
+    Index(index::Index),
+    Dedup(dedup::Dedup),
+    Doctor(doctor::Doctor),
     Run(run::Run),
     Export(export::Export),
     Import(import::Import),

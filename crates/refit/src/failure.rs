@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use miette::{Diagnostic, MietteHandler, MietteHandlerOpts, ReportHandler};
 use refit::LearnError;
 use refit::data::DataError;
+use refit::learn::retrieval::RetrievalError;
 use refit::net::atomic_file::AtomicWriteError;
 use refit::net::onnx::OnnxError;
 use refit::net::state_dict::StateDictError;
@@ -197,7 +198,15 @@ macro_rules! from_network_errors {
     )*};
 }
 
-from_network_errors!(GraphError, EditError, ZooError, StateDictError, AtomicWriteError, OnnxError);
+from_network_errors!(
+    GraphError,
+    EditError,
+    ZooError,
+    StateDictError,
+    AtomicWriteError,
+    OnnxError,
+    RetrievalError
+);
 
 /// Of writing to stdout, which is all that gives bare errors of this kind here.
 impl From<io::Error> for Failure {

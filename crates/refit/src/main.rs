@@ -9,6 +9,7 @@ mod drawing;
 mod edit_flags;
 mod failure;
 mod features_file;
+mod gallery;
 mod hub;
 mod interrupt;
 mod machine;

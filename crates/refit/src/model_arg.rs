@@ -23,6 +23,25 @@ pub struct ModelArg {
     pub weights: Option<PathBuf>,
 }
 
+/// Which model, where it is not the first thing that is told.
+#[derive(Debug, Clone, Args)]
+pub struct ModelFlag {
+    /// Model whose features are compared: a model file, a bare checkpoint, or the name of a network
+    #[arg(long, value_name = "MODEL", default_value = "efficientnet_lite0")]
+    pub model: String,
+
+    /// Weights for a network given by name: .safetensors or PyTorch's .pth
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+}
+
+impl ModelFlag {
+    /// Opens the model, for images in colour.
+    pub fn open(&self, device: &Device) -> Result<Model, Failure> {
+        ModelArg { name: self.model.clone(), weights: self.weights.clone() }.open(device)
+    }
+}
+
 /// Which model, where weights that learned nothing serve as well.
 #[derive(Debug, Clone, Args)]
 pub struct AnyModelArg {

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Isa, Simd};
+use super::{HALF_EXPONENT, Isa, Simd};
 
 /// Four lanes.
 #[derive(Clone, Copy)]
@@ -111,6 +111,17 @@ impl Simd for Neon {
             *value = f32::from(unsafe { *p.add(i) });
         }
         unsafe { vld1q_f32(values.as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u16, n: usize) -> float32x4_t {
+        let mut halves = [0u16; 4];
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, halves.as_mut_ptr(), n);
+            let wide = vmovl_u16(vld1_u16(halves.as_ptr()));
+            let sign = vshlq_n_u32::<16>(vandq_u32(wide, vdupq_n_u32(0x8000)));
+            let rest = vshlq_n_u32::<13>(vandq_u32(wide, vdupq_n_u32(0x7fff)));
+            vmulq_n_f32(vreinterpretq_f32_u32(vorrq_u32(sign, rest)), HALF_EXPONENT)
+        }
     }
     #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: float32x4_t, n: usize) {

@@ -1,6 +1,6 @@
 //! Plain Rust, 16 lanes: what other instruction sets are compared with.
 
-use super::{Isa, Simd};
+use super::{Isa, Simd, widened};
 
 /// Sixteen values in an array.
 #[derive(Clone, Copy)]
@@ -88,6 +88,11 @@ impl Simd for Scalar {
     unsafe fn load_bytes(p: *const u8, n: usize) -> V {
         // SAFETY: only the first `n` are read.
         std::array::from_fn(|i| if i < n { f32::from(unsafe { *p.wrapping_add(i) }) } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u16, n: usize) -> V {
+        // SAFETY: only the first `n` are read.
+        std::array::from_fn(|i| if i < n { widened(unsafe { *p.wrapping_add(i) }) } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: V, n: usize) {

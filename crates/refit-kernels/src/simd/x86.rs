@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, Simd};
+use super::{HALF_EXPONENT, Isa, Simd};
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
@@ -108,6 +108,16 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_halves(p: *const u16, n: usize) -> __m512 {
+        unsafe {
+            let halves = match n {
+                16 => _mm256_loadu_si256(p.cast()),
+                _ => first_halves(p, n),
+            };
+            _mm512_cvtph_ps(halves)
+        }
+    }
+    #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: __m512, n: usize) {
         unsafe { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), mask16(n), _mm512_cvttps_epi32(v)) }
     }
@@ -121,6 +131,17 @@ unsafe fn first_bytes(p: *const u8, n: usize) -> __m128i {
     unsafe {
         std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), n);
         _mm_loadu_si128(bytes.as_ptr().cast())
+    }
+}
+
+/// The first `n <= 16` halves; zeros beyond.
+#[inline(always)]
+unsafe fn first_halves(p: *const u16, n: usize) -> __m256i {
+    let mut halves = [0u16; 16];
+    // SAFETY: `n` halves by the caller's word; `halves` has sixteen; whoever calls has AVX.
+    unsafe {
+        std::ptr::copy_nonoverlapping(p, halves.as_mut_ptr(), n);
+        _mm256_loadu_si256(halves.as_ptr().cast())
     }
 }
 
@@ -230,6 +251,21 @@ impl Simd for Avx2 {
         unsafe {
             let bytes = if n == 8 { _mm_loadl_epi64(p.cast()) } else { first_bytes(p, n) };
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u16, n: usize) -> __m256 {
+        unsafe {
+            let halves = match n {
+                8 => _mm_loadu_si128(p.cast()),
+                _ => _mm256_castsi256_si128(first_halves(p, n)),
+            };
+            let wide = _mm256_cvtepu16_epi32(halves);
+            let sign = _mm256_and_si256(wide, _mm256_set1_epi32(0x8000));
+            let rest = _mm256_and_si256(wide, _mm256_set1_epi32(0x7fff));
+            let bits =
+                _mm256_or_si256(_mm256_slli_epi32::<16>(sign), _mm256_slli_epi32::<13>(rest));
+            _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(HALF_EXPONENT))
         }
     }
     #[inline(always)]

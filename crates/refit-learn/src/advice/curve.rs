@@ -16,7 +16,7 @@ const SHARES: [f64; 5] = [0.15, 0.25, 0.4, 0.65, 1.0];
 const DRAWS: u64 = 1000;
 
 /// Times that a fifth of the images is held out, another one each time.
-pub(super) const FOLDS: usize = 5;
+pub(crate) const FOLDS: usize = 5;
 
 /// A share of the images, and how a head that learns from it does on others.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -250,7 +250,7 @@ fn doubled(
 }
 
 /// The fold that holds each sample out, none for the only one of a class.
-pub(super) fn folds_of(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
+pub(crate) fn folds_of(labels: &[usize], classes: usize, seed: u64) -> Vec<Option<usize>> {
     subsets::folds(labels, classes, FOLDS, |class| Stream::new(seed, "curve", &[class]))
 }
 

@@ -64,6 +64,7 @@ impl Run<'_> {
             unknown: None,
             images: images.count(),
             skipped: images.skipped,
+            leaks: images.leaks,
             seconds: Seconds {
                 total: self.started.elapsed().as_secs_f64(),
                 evaluation: began.elapsed().as_secs_f64(),

@@ -7,10 +7,11 @@ use refit_data::{Augment, ContentHash, DecodeOptions, Sample, Skipped};
 use refit_net::Precision;
 
 use super::Run;
+use super::leaks::Leaks;
 use super::start::Start;
 use crate::error::LearnError;
 use crate::extract::{Change, ExtractOptions, Features, extract};
-use crate::settings::Mirror;
+use crate::settings::{Mirror, Strategy};
 use crate::watch::{Event, stage};
 
 /// The images of a run after the unreadable ones are left out.
@@ -21,6 +22,7 @@ pub(super) struct Images {
     /// The contents of the training images, and of the validation images.
     pub hashes: [Arc<[ContentHash]>; 2],
     pub skipped: Vec<Skipped>,
+    pub leaks: Leaks,
     pub fingerprint: String,
 }
 
@@ -145,6 +147,7 @@ impl Run<'_> {
             test: vec![],
             hashes: Default::default(),
             skipped,
+            leaks: Leaks::default(),
             fingerprint: String::new(),
         };
         let mut fingerprint = Fingerprint::new();
@@ -159,6 +162,12 @@ impl Run<'_> {
             split.push(sample);
         }
         let (train, rest) = hashes.split_at(images.train.len());
+        // Nothing leaks where nothing is learned, and a trial's images are those of its run.
+        if self.settings.strategy != Strategy::AsIs && !self.is_trial {
+            images.leaks = Leaks::of(&images, train, rest);
+            let warning = images.leaks.warning();
+            warning.into_iter().for_each(|text| self.watch.event(Event::Warning(text)));
+        }
         images.hashes = [train.into(), rest[..images.val.len()].into()];
         images.fingerprint = blake3::Hash::from_bytes(fingerprint.finish()).to_hex().to_string();
         self.check_classes(&images)?;

@@ -14,6 +14,7 @@ mod head;
 mod images;
 mod judge;
 mod keep;
+mod leaks;
 mod mirror;
 mod peak;
 mod sheet;
@@ -34,6 +35,7 @@ pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, LeftOut, compare, mcnemar};
 pub use folder::{Record, read_settings};
 pub use folds::{FoldReport, FoldsReport};
+pub use leaks::Leaks;
 pub use sheet::{Preview, preview};
 pub use trust::{Calibration, FittedOn, UnknownReport};
 pub use tune::{
@@ -137,6 +139,9 @@ pub struct Report {
     pub images: usize,
     /// Unreadable ones.
     pub skipped: Vec<Skipped>,
+    /// Validation and test images that are training images too.
+    #[serde(default)]
+    pub leaks: Leaks,
     /// Where the time went.
     pub seconds: Seconds,
     /// Parameters that were trained, and all.
@@ -414,6 +419,7 @@ impl<'a> Run<'a> {
             unknown: trust.report,
             images: images.count(),
             skipped: self.place.folds().map_or(images.skipped, |folds| folds.skipped.clone()),
+            leaks: images.leaks,
             seconds,
             parameters,
             strength: learned.strength,

@@ -4,12 +4,15 @@ pub mod advise;
 pub mod augment;
 pub mod bench;
 pub mod compare;
+pub mod dedup;
+pub mod doctor;
 pub mod edit;
 pub mod embed;
 pub mod evaluate;
 pub mod explain;
 pub mod export;
 pub mod import;
+pub mod index;
 pub mod info;
 pub mod layers;
 pub mod models;
@@ -37,6 +40,9 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Explain(explain) => explain.run(machine),
         Command::Report(report) => report.run(machine),
         Command::Embed(embed) => embed.run(machine),
+        Command::Index(index) => index.run(machine),
+        Command::Dedup(dedup) => dedup.run(machine),
+        Command::Doctor(doctor) => doctor.run(machine),
         Command::Run(run) => run.run(machine),
         Command::Export(export) => export.run(machine),
         Command::Import(import) => import.run(machine),

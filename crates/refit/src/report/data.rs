@@ -33,6 +33,14 @@ pub fn section(run: &Run) -> Option<Markup> {
                 code { (run.record.settings.data.display()) } "."
             },
         }
+        @if let Some([leaked, original]) = &report.leaks.example {
+            p {
+                strong { (count(report.leaks.val + report.leaks.test, "image")) }
+                " to judge by, of validation and test, can be found among the training images, byte by \
+                 byte, which makes results look better than they are: "
+                code { (leaked.display()) } " is " code { (original.display()) } "."
+            }
+        }
         @if !report.skipped.is_empty() { (skipped(run)) }
     };
     let meaning = html! {

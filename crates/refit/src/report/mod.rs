@@ -31,7 +31,8 @@ use refit::learn::metrics::Metrics;
 use refit::learn::{Record, Split};
 
 pub use compare::{of_comparison, of_runs};
-pub use picture::{encode_jpeg, encode_png, over};
+pub use page::page;
+pub use picture::{encode_jpeg, encode_png, over, thumbnail};
 
 /// A run, and what its sections share.
 pub struct Run<'a> {

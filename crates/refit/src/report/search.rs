@@ -54,19 +54,19 @@ fn course(search: &Search) -> Markup {
     let (thirds, wholes) = (dots(false), dots(true));
     let losses: Vec<f64> =
         thirds.iter().chain(&wholes).map(|dot| dot.1).chain([features]).collect();
-    let name = match losses.contains(&top) {
-        true => "log loss, up to three times that of features",
-        false => "log loss",
+    let title = match losses.contains(&top) {
+        true => "Loss by trial, up to three times that of features",
+        false => "Loss by trial",
     };
     let last = search.trials.len().saturating_sub(1).max(1);
     let each = search.ranked().into_iter().take(SHOWN);
     let each: Vec<String> = each.map(|t| format!("trial {} {:.3}", t.number, t.loss)).collect();
     Plot {
-        title: "Loss by trial",
+        title,
         keys: &[("dim", "a third of the epochs"), ("one", "all epochs"), ("two", "features")],
         says: format!("log loss, the lowest first: {}; features {features:.3}", each.join(", ")),
         x: Scale::whole(0, last, "trial, in the order made"),
-        y: Scale::around(losses, name),
+        y: Scale::around(losses, "log loss"),
         marks: vec![
             Mark::Dashed("two", vec![(0.0, features), (last as f64, features)]),
             Mark::Dots("dim", thirds),

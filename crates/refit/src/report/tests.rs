@@ -48,6 +48,7 @@ fn record(classes: usize) -> Record {
             folds: None,
             images: 4 * classes,
             skipped: vec![],
+            leaks: refit::learn::Leaks::default(),
             seconds: Seconds::default(),
             parameters: [10, 1000],
             strength: None,

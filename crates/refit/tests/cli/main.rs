@@ -7,11 +7,13 @@
 
 mod augment;
 mod compare;
+mod doctor;
 mod explain;
 mod failures;
 mod help;
 mod html;
 mod images;
+mod index;
 mod model_files;
 mod onnx;
 mod precision;
