@@ -63,7 +63,7 @@ fn course(search: &Search) -> Markup {
     let each: Vec<String> = each.map(|t| format!("trial {} {:.3}", t.number, t.loss)).collect();
     Plot {
         title,
-        keys: &[("dim", "a third of the epochs"), ("one", "all epochs"), ("two", "features")],
+        keys: &[("soft", "a third of the epochs"), ("one", "all epochs"), ("two", "features")],
         says: format!("log loss, the lowest first: {}; features {features:.3}", each.join(", ")),
         x: Scale::whole(0, last, "trial, in the order made"),
         y: Scale::around(losses, "log loss"),
