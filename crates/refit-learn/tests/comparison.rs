@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+#[path = "support/pictures.rs"]
+mod pictures;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -15,29 +18,7 @@ use refit_learn::{
 };
 use refit_net::{BatchNorm, Builder, Conv, Network, Shape, zoo};
 
-/// A 24-bit BMP of one colour and some stripes.
-fn picture(path: &Path, hue: usize, variant: usize) {
-    let (w, h) = (40_u32, 36_u32);
-    let size = 54 + w * h * 3;
-    let mut bytes = b"BM".to_vec();
-    for value in [size, 0, 54, 40, w, h, 1 | 24 << 16, 0, w * h * 3, 2835, 2835, 0, 0] {
-        bytes.extend(value.to_le_bytes());
-    }
-    for at in 0..w * h {
-        let stripe = ((at as usize * (2 + variant) + variant) % 17) as u8;
-        let mut pixel = [30 + stripe * 3; 3];
-        pixel[hue] = 110 + stripe * 6;
-        bytes.extend(pixel);
-    }
-    fs::write(path, bytes).unwrap();
-}
-
-fn pictures(folder: &Path, per_class: usize) {
-    for (hue, class) in ["blue", "green", "red"].into_iter().enumerate() {
-        fs::create_dir_all(folder.join(class)).unwrap();
-        (0..per_class).for_each(|i| picture(&folder.join(class).join(format!("{i}.bmp")), hue, i));
-    }
-}
+use pictures::{picture, pictures};
 
 /// Saves a small network of two convolutions; a blind one's features are all zero.
 fn network(name: &str, width: usize, sees: bool, file: &Path) {
@@ -126,7 +107,7 @@ fn steady(found: &Comparison) -> Vec<(String, Way, f64, f64, u64, Option<f64>)> 
 #[test]
 fn contestants_are_kept_and_not_trained_again() {
     let dir = tempfile::tempdir().unwrap();
-    pictures(&dir.path().join("data"), 8);
+    pictures(&dir.path().join("data"), &[8; 3]);
     network("small", 8, true, &dir.path().join("small.safetensors"));
     network("wide", 24, true, &dir.path().join("wide.safetensors"));
     let settings =
@@ -184,7 +165,7 @@ fn contestants_are_kept_and_not_trained_again() {
 #[test]
 fn a_comparison_that_was_stopped_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    pictures(&dir.path().join("data"), 8);
+    pictures(&dir.path().join("data"), &[8; 3]);
     network("small", 8, true, &dir.path().join("small.safetensors"));
     let settings =
         |name: &str, strategy, from: Option<&str>| small(dir.path(), name, strategy, from);
@@ -214,7 +195,7 @@ fn a_comparison_that_was_stopped_goes_on() {
 #[test]
 fn networks_are_read_before_anything_is_trained() {
     let dir = tempfile::tempdir().unwrap();
-    pictures(&dir.path().join("data"), 4);
+    pictures(&dir.path().join("data"), &[4; 3]);
     network("small", 8, true, &dir.path().join("small.safetensors"));
     let settings = |name: &str, strategy, from: Option<&str>| match name {
         "small" => small(dir.path(), name, strategy, from),
@@ -235,7 +216,7 @@ fn networks_are_read_before_anything_is_trained() {
 #[test]
 fn networks_are_ranked_by_what_their_features_say() {
     let dir = tempfile::tempdir().unwrap();
-    pictures(&dir.path().join("data"), 10);
+    pictures(&dir.path().join("data"), &[10; 3]);
     network("blind", 8, false, &dir.path().join("blind.safetensors"));
     network("small", 8, true, &dir.path().join("small.safetensors"));
     let of = |name: &str| small(dir.path(), name, Strategy::Features, None);

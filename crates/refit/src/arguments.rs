@@ -1,6 +1,8 @@
 //! Values on the command line that are more than a word or a number.
 
-use clap::Args;
+use std::io::{self, IsTerminal};
+
+use clap::{Args, ValueEnum};
 use refit::learn::calibrate::ENOUGH;
 use refit::learn::unknown::SHARE;
 use refit::net::Precision;
@@ -15,6 +17,22 @@ pub struct PrecisionArg {
     /// Type of the numbers in the network: f32, or bf16 on a CPU with AMX or AVX512-BF16
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = precision)]
     pub precision: Precision,
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Csv,
+    Jsonl,
+}
+
+impl Format {
+    /// What was asked for; else a table on a terminal, and lines for a program.
+    pub fn of(asked: Option<Self>) -> Self {
+        let usual = if io::stdout().is_terminal() { Self::Table } else { Self::Jsonl };
+        asked.unwrap_or(usual)
+    }
 }
 
 /// Which images are called unknown.

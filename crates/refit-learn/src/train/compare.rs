@@ -279,19 +279,24 @@ impl Contest<'_> {
             None => entrant.way.to_string(),
         };
         let Some(folder) = &self.context.folder else {
-            return stage(self.watch, &name, 0, || self.run(entrant, None));
+            return Ok(stage(self.watch, &name, 0, || self.run(entrant, None))?.as_read());
         };
         let settings = entrant.settings(self.settings);
         let kept = Kept::open(folder.join(&name), &settings)?;
-        if let Some(mut finished) = kept.finished(&self.plain.data, || self.fingerprint())? {
-            self.watch
-                .event(Event::Note(format!("{name}: taken from `{}`", kept.folder.display())));
-            finished.contestant.folder = Some(kept.folder);
-            return Ok(finished);
-        }
-        kept.begin()?;
-        let finished = stage(self.watch, &name, 0, || self.run(entrant, Some(&kept)))?;
-        kept.finish(&finished)?;
+        let mut finished = match kept.finished(&self.plain.data, || self.fingerprint())? {
+            Some(finished) => {
+                let from = format!("{name}: taken from `{}`", kept.folder.display());
+                self.watch.event(Event::Note(from));
+                finished
+            }
+            None => {
+                kept.begin()?;
+                let finished = stage(self.watch, &name, 0, || self.run(entrant, Some(&kept)))?;
+                kept.finish(&finished)?;
+                finished.as_read()
+            }
+        };
+        finished.contestant.folder = Some(kept.folder);
         Ok(finished)
     }
 

@@ -22,6 +22,18 @@ pub(super) struct Finished {
     pub right: Vec<bool>,
 }
 
+impl Finished {
+    fn json(&self) -> String {
+        serde_json::to_string(self).expect("numbers serialize")
+    }
+
+    /// The same as it is read back, kept or not: JSON may lose a number's last bit, and a comparison
+    /// that goes on must tell what one that never stopped told.
+    pub fn as_read(&self) -> Self {
+        serde_json::from_str(&self.json()).expect("what was just written")
+    }
+}
+
 /// The folder of a contestant.
 pub(super) struct Kept {
     pub folder: PathBuf,
@@ -82,7 +94,6 @@ impl Kept {
     }
 
     pub fn finish(&self, finished: &Finished) -> Result<(), LearnError> {
-        let json = serde_json::to_string(finished).expect("numbers serialize");
-        write(&self.folder.join(FOUND), format!("{json}\n").as_bytes())
+        write(&self.folder.join(FOUND), format!("{}\n", finished.json()).as_bytes())
     }
 }

@@ -1,14 +1,14 @@
 //! `refit predict`: which classes images belong to.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use refit::data::{DataError, Sample, Skipped, list_images};
 use refit::{LearnError, Model, Prediction, RunOptions};
 use serde::Serialize;
 
-use crate::arguments::{self, PrecisionArg, UnknownArg, ViewsArg};
+use crate::arguments::{self, Format, PrecisionArg, UnknownArg, ViewsArg};
 use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -72,13 +72,6 @@ pub struct Predict {
     /// Fail at an unreadable image instead of leaving it out
     #[arg(long)]
     strict: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Csv,
-    Jsonl,
 }
 
 #[derive(Serialize)]
@@ -209,14 +202,13 @@ impl<'a> Printer<'a> {
     ) -> Self {
         const WIDEST_PATH: usize = 100;
         const WIDEST_CLASS: usize = 24;
-        let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
         let classes = &model.card.classes;
         let width = |text: &str| text.chars().count();
         let paths = samples.iter().map(|s| width(&s.path.to_string_lossy()).min(WIDEST_PATH));
         let names = classes.iter().map(|c| width(c).min(WIDEST_CLASS));
         Self {
             classes,
-            format: format.unwrap_or(default),
+            format: Format::of(format),
             top: top.min(classes.len()),
             widths: [paths.max().unwrap_or(0), names.max().unwrap_or(0)],
             tells_unknown,

@@ -1,14 +1,14 @@
 //! `refit index query`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use refit::learn::retrieval::{Hit, Index};
 use serde_json::{Value, json};
 
 use super::images::{self, SameModel};
-use crate::arguments;
+use crate::arguments::{self, Format};
 use crate::cli::TEMPLATE;
 use crate::commands::predict::samples;
 use crate::failure::Failure;
@@ -68,13 +68,6 @@ pub struct Query {
     strict: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Csv,
-    Jsonl,
-}
-
 /// An image that was found.
 struct Found {
     path: PathBuf,
@@ -99,8 +92,7 @@ impl Query {
             .zip(found)
             .map(|(&i, hits)| (paths[i].as_path(), hits.iter().map(|h| of(&index, h)).collect()))
             .collect();
-        let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
-        print(self.format.unwrap_or(default), &found)?;
+        print(Format::of(self.format), &found)?;
         let rows: Vec<Row> = found.iter().map(row).collect();
         self.gallery.write("Images that look alike", &rows)
     }
