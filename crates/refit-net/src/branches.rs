@@ -83,7 +83,7 @@ mod tests {
         let net = network();
         let from = net.graph().find("relu").unwrap();
         let branch = Branch { name: "side".into(), from, layer: Layer::Conv(Conv::k1(7)) };
-        let with = net.with_branches(&[branch.clone()], 3).unwrap();
+        let with = net.with_branches(std::slice::from_ref(&branch), 3).unwrap();
         let side = with.graph().find("side").unwrap();
         assert_eq!(side, net.graph().nodes().len());
         assert!(with.is_frozen(with.graph().find("a").unwrap()) && !with.is_frozen(side));

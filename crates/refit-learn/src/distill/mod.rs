@@ -157,13 +157,14 @@ pub(crate) mod tests {
 
     #[test]
     fn settings_out_of_range_are_refused() {
-        let of = |change: fn(&mut Distillation)| {
+        type Change = fn(&mut Distillation);
+        let of = |change: Change| {
             let mut settings = Distillation::of(vec!["teacher.safetensors".into()]);
             change(&mut settings);
             settings.validate().err().map(|error| error.to_string())
         };
         assert_eq!(of(|_| {}), None);
-        let refused: [(fn(&mut Distillation), &str); 5] = [
+        let refused: [(Change, &str); 5] = [
             (|d| d.teachers.clear(), "--teacher"),
             (|d| d.temperature = 0.0, "--temperature"),
             (|d| d.hints = -1.0, "--hints"),

@@ -267,6 +267,6 @@ impl Feed for ImageFeed<'_> {
 
     fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
         let metrics = self.run.judge(net, self.preprocess, &self.images.val, "validation")?;
-        Ok(metrics.map(Verdict::Classes))
+        Ok(metrics.map(Verdict::from))
     }
 }
