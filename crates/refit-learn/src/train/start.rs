@@ -52,7 +52,10 @@ pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dat
         (Some(folds), 1) => format!("{train} images in {folds} folds{tests}"),
         (Some(folds), times) => format!("{train} images, {times} times in {folds} folds{tests}"),
     };
-    watch.event(Event::Note(format!("{classes} classes; {parts}")));
+    watch.event(Event::Note(match classes {
+        0 => format!("{train} images without labels"),
+        _ => format!("{classes} classes; {parts}"),
+    }));
     note_gifs(&dataset, watch);
     Ok(dataset)
 }
