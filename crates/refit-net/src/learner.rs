@@ -37,11 +37,14 @@ impl Network {
 }
 
 impl Graph {
-    /// A layer of the body through which no gradient goes, so that nothing below it can be trained.
+    /// A layer of the body below which nothing can be trained, if there is one: no gradient goes
+    /// through it, or it gives the features and no layer of the body has parameters.
     pub fn opaque_body(&self) -> Option<&str> {
         let body = self.ancestors(&[self.features()]);
-        let opaque = body.into_iter().find(|&id| !self.nodes()[id].layer.is_differentiable());
-        opaque.map(|id| self.nodes()[id].name.as_str())
+        let opaque = body.iter().find(|&&id| !self.nodes()[id].layer.is_differentiable()).copied();
+        let bare = || body.iter().all(|&id| self.parameters(id).is_empty());
+        let layer = opaque.or_else(|| bare().then_some(self.features()));
+        layer.map(|id| self.nodes()[id].name.as_str())
     }
 
     /// The refusal of a gradient through a layer that has none.
@@ -76,8 +79,7 @@ mod tests {
 
     /// One tree that asks feature 0, on top of an input.
     fn stump(name: &str) -> Network {
-        let layer =
-            TreeEnsemble { trees: 1, nodes: 3, classes: 2, output: TreeOutput::Logits };
+        let layer = TreeEnsemble { trees: 1, nodes: 3, classes: 2, output: TreeOutput::Logits };
         let values = vec![
             vec![0.0],
             vec![0.0; 3],
@@ -133,15 +135,13 @@ mod tests {
             let net = with_head(input.name);
             let dim = net.graph().nodes()[net.graph().features()].shape.elements();
             let layer = Neighbours { rows: 2, k: 1, classes: 2 };
-            let features =
-                Compiled::new(&net, vec![0], vec![net.graph().features()]).run(images(net.device()));
+            let features = Compiled::new(&net, vec![0], vec![net.graph().features()])
+                .run(images(net.device()));
             let features = features[0].to_vec();
             assert!(features.iter().all(|v| v.is_finite()), "{}", input.name);
             let (mean, scale) = (vec![0.0; dim], vec![1.0; dim]);
-            let rows: Vec<f32> = features
-                .chunks(dim)
-                .flat_map(|row| crate::direction(row, &mean, &scale))
-                .collect();
+            let rows: Vec<f32> =
+                features.chunks(dim).flat_map(|row| crate::direction(row, &mean, &scale)).collect();
             let values = vec![mean, scale, rows, vec![1.0, 0.0, 0.0, 1.0], vec![0.5; 2]];
             let net = net.with_learner(Layer::Neighbours(layer), values).unwrap();
             let found = logits(&net);
@@ -157,8 +157,9 @@ mod tests {
             error.to_string(),
             "layer `head` of `pixels` is a tree_ensemble, through which no gradient goes"
         );
-        assert_eq!(net.graph().opaque_body(), None);
-        assert_eq!(stump("handmade").graph().opaque_body(), Some("hog"));
+        assert_eq!(net.graph().opaque_body(), Some("pixels"));
+        assert_eq!(stump("handmade").graph().opaque_body(), Some("colours"));
+        assert_eq!(with_head("resnet18").graph().opaque_body(), None);
         let error = onnx::export(&net, &ExportOptions::default()).unwrap_err();
         assert!(error.to_string().contains("`head` is a tree_ensemble"), "{error}");
         assert!(error.hint().unwrap().contains("--learner linear"));

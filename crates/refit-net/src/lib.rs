@@ -37,9 +37,9 @@ pub use error::Hint;
 pub use frozen::{Compiled, Value};
 pub use graph::{Auxiliary, Builder, Graph, GraphError, GraphRecord, Node, NodeId, Wire};
 pub use layer::{
-    Activation, BatchNorm, ColourHistogram, Conv, Divisor, Dropout, Hog, Layer, LayerNorm, LayerScale,
-    Linear, LocalResponseNorm, Neighbours, Orientations, Padding, ParameterSpec, Role, TreeEnsemble,
-    TreeOutput, Windows, direction, dot,
+    Activation, BatchNorm, ColourHistogram, Conv, Divisor, Dropout, Hog, Layer, LayerNorm,
+    LayerScale, Linear, LocalResponseNorm, Neighbours, Orientations, Padding, ParameterSpec, Role,
+    TreeEnsemble, TreeOutput, Windows, direction, dot,
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};

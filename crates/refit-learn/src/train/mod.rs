@@ -17,6 +17,7 @@ mod keep;
 mod leaks;
 mod mirror;
 mod peak;
+mod shallow;
 mod sheet;
 mod start;
 mod trust;
@@ -247,6 +248,7 @@ fn train_on(
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
     let start = starting_point(settings, &device, watch)?;
+    check_body(settings, &start)?;
     let (started, advice, is_trial, place) = (*started, advice.as_deref(), *is_trial, *place);
     let run = Run { settings, context, watch, dataset, folder, started, advice, is_trial, place };
     let outcome = match settings.strategy {
@@ -255,6 +257,19 @@ fn train_on(
     }?;
     run.finish(&outcome)?;
     Ok(outcome)
+}
+
+/// Refuses to train a body through which no gradient goes.
+fn check_body(settings: &Settings, start: &Start) -> Result<(), LearnError> {
+    let graph = start.network.graph();
+    match graph.opaque_body() {
+        Some(layer) if settings.strategy.trains_body() => Err(LearnError::NothingToTrain {
+            strategy: settings.strategy,
+            net: graph.name().to_owned(),
+            layer: layer.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 struct Run<'a> {

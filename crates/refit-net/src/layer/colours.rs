@@ -110,7 +110,10 @@ mod tests {
     fn known_colours_have_known_hues() {
         let close = |rgb: [f32; 3], hsv_: [f32; 3]| {
             let found = hsv(rgb);
-            assert!(found.iter().zip(hsv_).all(|(a, b)| (a - b).abs() < 1e-6), "{rgb:?}: {found:?}");
+            assert!(
+                found.iter().zip(hsv_).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{rgb:?}: {found:?}"
+            );
         };
         close([1.0, 0.0, 0.0], [0.0, 1.0, 1.0]);
         close([0.0, 0.5, 0.0], [1.0 / 3.0, 1.0, 0.5]);

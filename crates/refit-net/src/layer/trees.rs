@@ -146,7 +146,9 @@ mod tests {
     #[test]
     fn damaged_trees_end() {
         let (layer, parameters) = small(TreeOutput::Logits);
-        for (tensor, node, value) in [(3, 0, 0.0), (3, 0, 99.0), (4, 2, 2.0), (4, 2, f32::NAN), (1, 0, 1e9), (0, 0, 1e9)] {
+        for (tensor, node, value) in
+            [(3, 0, 0.0), (3, 0, 99.0), (4, 2, 2.0), (4, 2, f32::NAN), (1, 0, 1e9), (0, 0, 1e9)]
+        {
             let mut damaged = parameters.clone();
             damaged[tensor][node] = value;
             let y = judged(&layer, &damaged, [9.0, 0.1]);
