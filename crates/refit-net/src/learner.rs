@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::graph::{Graph, GraphError, NodeId};
-use crate::layer::{Layer, Misfit};
+use crate::layer::Layer;
 use crate::network::{Network, Parameter};
 
 impl Network {
@@ -50,10 +50,10 @@ impl Graph {
     /// The refusal of a gradient through a layer that has none.
     pub(crate) fn no_gradient(&self, id: NodeId) -> GraphError {
         let node = &self.nodes()[id];
-        GraphError::Misfit {
+        GraphError::NoGradient {
             net: self.name().to_owned(),
             layer: node.name.clone(),
-            misfit: Misfit(format!("is a {}, through which no gradient goes", node.layer.kind())),
+            kind: node.layer.kind(),
         }
     }
 }

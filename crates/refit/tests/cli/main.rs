@@ -14,6 +14,7 @@ mod help;
 mod html;
 mod images;
 mod index;
+mod learners;
 mod model_files;
 mod onnx;
 mod precision;
