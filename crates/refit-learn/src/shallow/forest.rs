@@ -52,6 +52,7 @@ fn grow(
 ) -> Vec<Tree> {
     let classes = examples.classes;
     let mut images: Vec<usize> = rows.iter().map(|&row| examples.groups[row]).collect();
+    images.sort_unstable();
     images.dedup();
     let most = examples.groups.iter().max().map_or(0, |most| most + 1);
     let asked = (binned.dim() as f64).sqrt().ceil() as usize;

@@ -71,13 +71,13 @@ impl Tree {
         value: &dyn Fn(&[usize]) -> Vec<f32>,
     ) -> Self {
         let mut nodes: Vec<Node> = Vec::new();
-        // Rows, depth, and the parent's side that leads here.
-        let mut open = vec![(rows, 0, None)];
+        // Rows, depth, the parent, and whether they are on its left.
+        let mut open: Vec<(Vec<usize>, usize, Option<(usize, bool)>)> = vec![(rows, 0, None)];
         while let Some((rows, depth, from)) = open.pop() {
             let id = nodes.len();
             match from {
-                Some((parent, true)) => nodes[parent as usize].left = id,
-                Some((parent, false)) => nodes[parent as usize].right = id,
+                Some((parent, true)) => nodes[parent].left = id,
+                Some((parent, false)) => nodes[parent].right = id,
                 None => {}
             }
             let found = match depth < limits.depth {
@@ -93,8 +93,8 @@ impl Tree {
                     let bins = soil.binned.of(feature);
                     let (left, right) =
                         rows.into_iter().partition(|&row| usize::from(bins[row]) <= bin);
-                    open.push((right, depth + 1, Some((id as u32, false))));
-                    open.push((left, depth + 1, Some((id as u32, true))));
+                    open.push((right, depth + 1, Some((id, false))));
+                    open.push((left, depth + 1, Some((id, true))));
                 }
                 None => node.value = value(&rows),
             }

@@ -50,6 +50,19 @@ fn learners_that_are_no_networks_go_the_whole_way() {
 }
 
 #[test]
+fn inputs_give_features_and_not_classes() {
+    let scene = Scene::with_photos(2);
+    let said = scene.run("predict hog photos/red/00.bmp").refused();
+    assert!(said.contains("this `hog` gives features, not classes"), "{said}");
+    scene.run("embed colours photos --out colours.npy").exits(0);
+    // A header of 128 bytes, then four rows of 648 values.
+    let length = fs::metadata(scene.path("colours.npy")).unwrap().len();
+    assert_eq!(length, 128 + 4 * 648 * 4);
+    let info = scene.run("info handmade").exits(0).stdout;
+    assert!(info.contains("handmade"), "{info}");
+}
+
+#[test]
 fn what_does_not_go_together_is_refused() {
     let scene = Scene::with_photos(4);
     let refused = |flags: &str| {
