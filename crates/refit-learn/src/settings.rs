@@ -555,15 +555,23 @@ impl Settings {
         let Some(distillation) = &self.distillation else { return Ok(()) };
         let refuse = |name, value: String, range| Err(LearnError::Setting { name, value, range });
         distillation.validate()?;
-        if !self.strategy.trains_body() {
+        let solves = self.strategy == Strategy::Features && self.solves_head();
+        if !self.strategy.trains_body() && !solves {
             let strategy = self.strategy.to_string();
             return refuse(
                 "--strategy",
                 strategy,
-                "partial, fine-tune, pretrained-init or scratch, to learn from a teacher",
+                "one that trains, and features without --head mlp and --keep-classes, to learn from a teacher",
             );
         }
-        if self.training.fixed_views == 0 {
+        if solves && (distillation.compares_layers() || distillation.decoupled > 0.0) {
+            return refuse(
+                "--hints, --attention, --relational or --decoupled",
+                "above 0".into(),
+                "0 where a head learns from features: it hears softened outputs alone",
+            );
+        }
+        if self.training.fixed_views == 0 && !solves {
             return refuse(
                 "--fixed-views",
                 "0".into(),

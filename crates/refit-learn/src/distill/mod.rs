@@ -20,7 +20,7 @@ pub use relational::relational;
 pub use softened::softened;
 
 pub(crate) use pairs::{Pairs, Sized, What, without_adapters};
-pub(crate) use teacher::{Keep, Lessons, Teacher, Views, average_softened};
+pub(crate) use teacher::{Keep, Lessons, Teacher, View, Views, average_softened};
 
 use crate::error::LearnError;
 
@@ -80,6 +80,11 @@ impl Distillation {
             relational: 0.0,
             hint_layers: Vec::new(),
         }
+    }
+
+    /// Whether it compares more than outputs.
+    pub(crate) fn compares_layers(&self) -> bool {
+        self.hints + self.attention + self.relational > 0.0
     }
 
     /// Checks every range.

@@ -28,6 +28,10 @@ impl Run<'_> {
     ) -> Result<Learned, LearnError> {
         let network = network.edit(&[Edit::FreezeBody], self.settings.seed)?;
         match self.settings.solves_head() {
+            true if is_whole_run && self.teaching.is_some() => {
+                let soft = self.soft_targets(images)?;
+                self.learned_head(&network, features, images, soft.as_deref())
+            }
             true if !self.settings.learner.is_linear() => {
                 self.learned_head(&network, features, images, None)
             }

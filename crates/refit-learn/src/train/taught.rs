@@ -10,11 +10,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::{Dataset, DecodeOptions, ImageCache, Preprocess, Sample, Skipped, list_images};
 use refit_net::{Network, NodeId, Pass, Training, Value};
 
+use super::activations::fixed_views;
 use super::images::Images;
 use super::{Run, RunContext, labels, run_options};
 use crate::distill::{
-    Distillation, Keep, Lessons, Pairs, Sized, Teacher, Views, What, attention, average_softened,
-    decoupled, hint, relational, softened,
+    Distillation, Keep, Lessons, Pairs, Sized, Teacher, View, Views, What, attention,
+    average_softened, decoupled, hint, relational, softened,
 };
 use crate::error::LearnError;
 use crate::fit::{Aim, Feed, Step, Verdict};
@@ -145,6 +146,58 @@ pub(super) struct TaughtFeed<'a> {
     lessons: Lessons<'a>,
 }
 
+impl Run<'_> {
+    /// What teachers take the training images for, softened, and mixed with the labels by the weights of
+    /// the two: `[images, classes]`; none without teachers.
+    pub(super) fn soft_targets(&self, images: &Images) -> Result<Option<Vec<f32>>, LearnError> {
+        let Some(teaching) = self.teaching else { return Ok(None) };
+        let (settings, classes) = (&teaching.settings, self.dataset.classes.len());
+        let pairs = Pairs::default();
+        let lessons = self.lessons(teaching, &pairs, images, 0, 1)?;
+        lessons.prepare(self.watch)?;
+        let jobs: Vec<View> = (0..images.train.len()).map(|image| (image, 0)).collect();
+        let lesson = lessons.of(&jobs)?;
+        let mut soft = average_softened(&lesson.logits, classes, settings.temperature);
+        let share = (settings.hard / (settings.hard + settings.soft)) as f32;
+        for (row, sample) in soft.chunks_exact_mut(classes).zip(&images.train) {
+            if !teaching.unlabelled.contains(&sample.path) {
+                row.iter_mut().for_each(|p| *p *= 1.0 - share);
+                row[sample.label] += share;
+            }
+        }
+        Ok(Some(soft))
+    }
+
+    /// What teachers say of so many views of the training images, of which a student sees `size` pixels a
+    /// side.
+    fn lessons<'b>(
+        &self,
+        teaching: &'b Teaching,
+        pairs: &'b Pairs,
+        images: &Images,
+        size: usize,
+        count: usize,
+    ) -> Result<Lessons<'b>, LearnError> {
+        let sizes = teaching.teachers.iter().map(|t| t.model.card.preprocess.size);
+        let side = 2 * sizes.fold(size, usize::max) as u32;
+        let settings = self.settings;
+        let views = Views {
+            samples: images.train.clone().into(),
+            hashes: Arc::clone(&images.hashes[0]),
+            augment: settings.training.augment(),
+            seed: settings.seed,
+            count,
+            workers: self.context.workers,
+            side,
+            images: Arc::new(ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30)),
+        };
+        let folder = self.context.cache.as_ref().map(|cache| cache.join("lessons"));
+        let (budget, precision) = (self.context.activation_budget, settings.precision);
+        let keep = Keep { folder: folder.as_deref(), budget, precision };
+        Lessons::new(&teaching.teachers, pairs, views, &keep)
+    }
+}
+
 /// The pairs of layers that a run's loss compares.
 pub(super) fn pairs_of(
     teaching: &Teaching,
@@ -163,23 +216,8 @@ impl<'a> TaughtFeed<'a> {
         teaching: &'a Teaching,
         pairs: &'a Pairs,
     ) -> Result<Self, LearnError> {
-        let sizes = teaching.teachers.iter().map(|t| t.model.card.preprocess.size);
-        let side = 2 * sizes.fold(preprocess.size, usize::max) as u32;
-        let settings = run.settings;
-        let views = Views {
-            samples: images.train.clone().into(),
-            hashes: Arc::clone(&images.hashes[0]),
-            augment: settings.training.augment(),
-            seed: settings.seed,
-            count: super::activations::fixed_views(settings),
-            workers: run.context.workers,
-            side,
-            images: Arc::new(ImageCache::new(DecodeOptions::default(), Some(side), 1 << 30)),
-        };
-        let folder = run.context.cache.as_ref().map(|cache| cache.join("lessons"));
-        let (budget, precision) = (run.context.activation_budget, settings.precision);
-        let keep = Keep { folder: folder.as_deref(), budget, precision };
-        let lessons = Lessons::new(&teaching.teachers, pairs, views, &keep)?;
+        let count = fixed_views(run.settings);
+        let lessons = run.lessons(teaching, pairs, images, preprocess.size, count)?;
         let labelled = |s: &Sample| !teaching.unlabelled.contains(&s.path);
         Ok(Self {
             run,

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use refit::learn::shallow::Learner;
 use refit::learn::{Distillation, Distilled, Party, distill_into, has_weights};
 use refit::net::zoo;
 use refit::{LearnError, RunContext, Settings, Strategy, learn::Way};
@@ -40,6 +41,7 @@ The student is trained a second time without the teacher, to show what the teach
   refit distill --teacher big.safetensors --student googlenet photos/ --unlabelled more/
   refit distill --teacher big.safetensors --student resnet18 unsorted/ --val photos/
   refit distill --teacher a.safetensors --teacher b.safetensors --student alexnet photos/
+  refit distill --teacher big.safetensors --student trees photos/
   refit distill --resume refit-runs/photos-distill
 
 Losses, each with a weight, which may be combined:
@@ -53,7 +55,8 @@ Losses, each with a weight, which may be combined:
 A student with weights at hand is fine-tuned, one without is trained from scratch, unless --strategy \
 says otherwise."
 )]
-#[command(mut_arg("backbone", |arg| arg.hide(true)))]
+#[command(mut_arg("backbone", |arg| arg.help("What gives a student its features that is no network: pixels, colours, hog, handmade, or a network [default: handmade]")))]
+#[command(mut_arg("learner", |arg| arg.hide(true)))]
 #[command(mut_arg("strategy", |arg| arg.help("How the student is trained [default: fine-tune with weights, else scratch]").hide_default_value(true)))]
 pub struct Distill {
     /// Folder of class folders, CSV, or folder of images without labels
@@ -65,13 +68,9 @@ pub struct Distill {
     #[arg(long, value_name = "MODEL", required_unless_present = "resume")]
     teacher: Vec<PathBuf>,
 
-    /// Network that learns; `refit models` lists them
-    #[arg(
-        long,
-        value_name = "NAME",
-        required_unless_present = "resume",
-        conflicts_with = "backbone"
-    )]
+    /// Network that learns (`refit models` lists them); or `trees`, `forest`, `knn` or `linear`, a
+    /// learner over the features of --backbone
+    #[arg(long, value_name = "NAME", required_unless_present = "resume")]
     student: Option<String>,
 
     #[command(flatten)]
@@ -219,7 +218,17 @@ impl Distill {
     }
 
     fn settings(&self, data: &Path) -> Result<Settings, Failure> {
+        let learner = self.student.as_deref().and_then(|name| name.parse::<Learner>().ok());
+        if let Some(learner) = learner {
+            return self.settings_of_learner(data, learner);
+        }
         let (options, student) = (&self.options, self.student.as_deref());
+        if let Some(backbone) = &options.backbone {
+            return Err(Failure::mistake(
+                format!("--backbone {backbone} does nothing with a student that is a network"),
+                "name the network with --student; or use --student trees, forest, knn or linear",
+            ));
+        }
         let network = network_to_start_from(student, options.weights.as_deref())?;
         let has_weights =
             || options.weights.is_some() || zoo::find(network.name()).is_ok_and(has_weights);
@@ -235,6 +244,22 @@ impl Distill {
         if options.fixed_views.is_none() {
             settings.training.fixed_views = Distillation::VIEWS;
         }
+        Ok(settings)
+    }
+}
+
+impl Distill {
+    /// The settings of a student that is no network.
+    fn settings_of_learner(&self, data: &Path, learner: Learner) -> Result<Settings, Failure> {
+        let mut options = self.options.clone();
+        (options.strategy, options.learner) = (Way::Named(Strategy::Features), learner);
+        let named = options.backbone.as_deref();
+        let usual = options.weights.is_none().then_some("handmade");
+        let network = network_to_start_from(named.or(usual), options.weights.as_deref())?;
+        let edits = options.check(&network)?;
+        let mut settings =
+            options.settings(data, (network.name(), &edits), Strategy::Features, None);
+        settings.distillation = Some(self.losses.distillation(&self.teacher));
         Ok(settings)
     }
 }

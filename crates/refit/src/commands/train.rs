@@ -161,7 +161,7 @@ pub struct TrainOptions {
     /// knn (the nearest neighbours); with strategy `features`, which is the default then
     #[arg(long, value_name = "WHAT", default_value = "linear", hide_possible_values = true,
           value_parser = by_name::<Learner>(&Learner::ALL.map(Learner::name)))]
-    learner: Learner,
+    pub learner: Learner,
 
     /// Keep the rows of a linear head for classes that are named as before, and train the head from
     /// there by steps instead of solving for it

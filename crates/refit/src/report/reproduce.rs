@@ -9,7 +9,7 @@ use refit::learn::{
     Setup, TrainingSettings,
 };
 use refit::net::Precision;
-use refit::{HeadKind, Settings};
+use refit::{HeadKind, Settings, Strategy};
 
 use super::{Run, part};
 use crate::commands::train::shell;
@@ -42,7 +42,7 @@ pub fn section(run: &Run) -> Option<Markup> {
 fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static str>) {
     let data = shell(&settings.data);
     let mut words = match &settings.distillation {
-        Some(asked) => distillation_flags(asked, &settings.backbone, &data),
+        Some(asked) => distillation_flags(asked, settings, &data),
         None => vec![format!("refit train {data}")],
     };
     let mut missing = Vec::new();
@@ -72,6 +72,9 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
         if let Some(layer) = &settings.unfreeze_from {
             flag("unfreeze-from", shell(Path::new(layer)));
         }
+    }
+    if settings.distillation.is_none() && !settings.learner.is_linear() {
+        flag("learner", settings.learner.to_string());
     }
     if settings.precision != Precision::F32 {
         flag("precision", settings.precision.to_string());
@@ -117,11 +120,17 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
 }
 
 /// What a distillation is told beside a run.
-fn distillation_flags(asked: &Distillation, student: &str, data: &str) -> Vec<String> {
+fn distillation_flags(asked: &Distillation, settings: &Settings, data: &str) -> Vec<String> {
     let usual = Distillation::of(Vec::new());
     let mut words = vec![format!("refit distill {data}")];
     words.extend(asked.teachers.iter().map(|teacher| format!("--teacher {}", shell(teacher))));
-    words.push(format!("--student {student}"));
+    match settings.strategy {
+        Strategy::Features => {
+            words.push(format!("--student {}", settings.learner));
+            words.push(format!("--backbone {}", settings.backbone));
+        }
+        _ => words.push(format!("--student {}", settings.backbone)),
+    }
     words.extend(asked.unlabelled.iter().map(|path| format!("--unlabelled {}", shell(path))));
     if asked.ignore_labels {
         words.push("--ignore-labels".into());

@@ -28,6 +28,24 @@ fn a_student_of_another_architecture_learns_from_a_run() {
 }
 
 #[test]
+fn a_student_may_be_no_network() {
+    let scene = Scene::with_photos(8);
+    scene.run("train photos --strategy features --out teacher --no-report").exits(0);
+    let teacher = "--teacher teacher/model.safetensors";
+    let distill = format!("distill photos {teacher} --student trees --backbone colours --out run");
+    let said = scene.run(&format!("{distill} --json")).exits(0);
+    let found = said.json();
+    assert_eq!(found["student"]["network"], "colours");
+    assert!(found["alone"]["metrics"]["top1"].is_number());
+    let page = fs::read_to_string(scene.path("run/report.html")).unwrap();
+    check_page(&page);
+    assert!(page.contains("--student trees") && page.contains("--backbone colours"), "{page}");
+    scene.run("predict run/model.safetensors photos/red").exits(0);
+    let hints = scene.run(&format!("{distill}-2 --hints 1")).refused();
+    assert!(hints.contains("softened outputs alone"), "{hints}");
+}
+
+#[test]
 fn images_in_no_class_folders_are_learned_from() {
     let scene = Scene::with_photos(8);
     scene.run("train photos --strategy features --out teacher --no-report").exits(0);
@@ -53,6 +71,10 @@ fn what_is_missing_is_said() {
     let classes =
         scene.run("distill photos --teacher efficientnet_lite0 --student lenet5").refused();
     assert!(classes.contains("red"), "{classes}");
+    let backbone = scene
+        .run("distill photos --teacher efficientnet_lite0 --student lenet5 --backbone hog")
+        .refused();
+    assert!(backbone.contains("--backbone hog does nothing"), "{backbone}");
     let hint = scene
         .run("distill photos --teacher efficientnet_lite0 --student lenet5 --hints 1 --hint-layers a")
         .refused();
