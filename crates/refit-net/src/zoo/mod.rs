@@ -17,6 +17,7 @@ mod published;
 mod regnet;
 mod resnet;
 mod shufflenet;
+mod small;
 mod squeezenet;
 mod vgg;
 
@@ -177,6 +178,7 @@ pub fn all() -> impl Iterator<Item = &'static Architecture> {
         efficientnet::ARCHITECTURES,
         regnet::ARCHITECTURES,
         convnext::ARCHITECTURES,
+        small::ARCHITECTURES,
     ];
     FAMILIES.iter().copied().flatten()
 }
