@@ -5,6 +5,7 @@
 
 pub mod advice;
 mod auc;
+pub mod autoencode;
 pub mod calibrate;
 mod error;
 mod evaluate;
@@ -35,6 +36,7 @@ mod weight_average;
 mod weights;
 
 pub use auc::macro_auc;
+pub use autoencode::{Anomaly, AutoencodeSettings, Autoencoded, autoencode};
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
 pub use explain::{Explainer, Explanation, HeatMap, Method};
