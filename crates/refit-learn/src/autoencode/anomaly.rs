@@ -110,11 +110,8 @@ impl Model {
         let refused = || LearnError::NoDecoder { net: self.network.graph().name().to_owned() };
         let autoencoder = self.card.autoencoder.as_ref().ok_or_else(refused)?;
         let threshold = autoencoder.threshold(share);
-        let objective = Objective::new(
-            autoencoder.settings.loss,
-            &self.card.preprocess,
-            self.network.device(),
-        );
+        let objective =
+            Objective::new(autoencoder.settings.loss, &self.card.preprocess, self.network.device());
         self.closeness(samples, &objective, options, watch, &mut |index, close| {
             let score = close.loss[0];
             each(index, Anomaly { score, exceeds: score > threshold });

@@ -15,7 +15,8 @@ pub struct Corruption {
     /// <https://arxiv.org/abs/2111.06377>), from 0 to below 1; 0 for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub mask: f64,
-    /// Pixels of a patch's side; those at the right and lower edge may be smaller.
+    /// Pixels of a patch's side, 0 for an eighth of the image's; those at the right and lower edge may
+    /// be smaller.
     #[serde(default, skip_serializing_if = "is_none")]
     pub patch: usize,
 }
@@ -73,7 +74,7 @@ impl Corruption {
 
     /// A share of the patches, the same number in every image, and at least one, but never all.
     fn masked(&self, size: usize, stream: &mut Stream) -> Vec<f32> {
-        let patch = self.patch.clamp(1, size);
+        let patch = if self.patch == 0 { size.div_ceil(8) } else { self.patch.min(size) };
         let across = size.div_ceil(patch);
         let count = across * across;
         let wanted = (self.mask * count as f64).round() as usize;
@@ -143,6 +144,8 @@ mod tests {
                 }
             }
         }
+        let eighths = spoiled(Corruption { mask: 0.5, patch: 0, noise: 0.0 }, (0, 0, 0)).1;
+        assert_eq!(eighths, spoiled(Corruption { mask: 0.5, patch: 3, noise: 0.0 }, (0, 0, 0)).1);
         // Patches that do not divide the image are cut off at its edges.
         let uneven = spoiled(Corruption { mask: 0.99, patch: 16, noise: 0.0 }, (0, 0, 0)).1;
         assert!(uneven.contains(&1.0) && uneven.contains(&0.0));

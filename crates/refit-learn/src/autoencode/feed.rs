@@ -17,7 +17,7 @@ use super::{AutoencodeSettings, Reconstruction};
 use crate::error::LearnError;
 use crate::fit::{Aim, Feed, Step, Verdict};
 use crate::model::RunOptions;
-use crate::watch::{Watch, stage};
+use crate::watch::Watch;
 
 /// Images to learn from and to judge by.
 pub(super) struct PictureFeed<'a> {
@@ -157,8 +157,7 @@ impl Feed for PictureFeed<'_> {
         for batch in Loader::new(self.train.to_vec(), order, options, make) {
             let batch = batch?;
             let wanted = tensor_of(&batch, &self.device);
-            let Spoiled { seen, weights } =
-                self.spoil(&batch, epoch as u64);
+            let Spoiled { seen, weights } = self.spoil(&batch, epoch as u64);
             let objective = Rc::clone(&self.objective);
             let other = move |pass: &Pass| match &pass.taps[0] {
                 Value::Map(made) => objective.loss(made.clone(), wanted.clone(), weights.clone()),
@@ -172,7 +171,6 @@ impl Feed for PictureFeed<'_> {
     }
 
     fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
-        let found = stage(self.watch, "held out", 0, || self.judge(net, true))?;
-        Ok(Some(Verdict::Error(found.loss)))
+        Ok(Some(Verdict::Error(self.judge(net, true)?.loss)))
     }
 }

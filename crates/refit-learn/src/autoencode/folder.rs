@@ -1,7 +1,7 @@
 //! The folder of an autoencoder's run.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use refit_data::to_png;

@@ -96,7 +96,12 @@ impl Objective {
 
     /// The mean loss of what was `made` of images, `[n, 3, size, size]` each, both as networks take
     /// them. `weights`, `[n, 1, size, size]`, say how much a pixel counts; their mean is to be 1.
-    pub fn loss(&self, made: Tensor<4>, wanted: Tensor<4>, weights: Option<Tensor<4>>) -> Tensor<1> {
+    pub fn loss(
+        &self,
+        made: Tensor<4>,
+        wanted: Tensor<4>,
+        weights: Option<Tensor<4>>,
+    ) -> Tensor<1> {
         let wanted = alike(wanted, &made);
         let weights = weights.map(|weights| alike(weights, &made));
         self.each(self.pixels(made), self.pixels(wanted), weights).mean()
@@ -213,7 +218,8 @@ mod tests {
         let close = mse.closeness(made.clone(), wanted.clone(), None);
         assert_eq!((close.loss.len(), close.ssim.len()), (2, 2));
         assert!((close.loss[1] - want).abs() < 1e-5 && close.ssim[0] < 1.0);
-        let both: f32 = objective(ReconstructionLoss::L1Ssim).loss(made, wanted, None).into_scalar();
+        let both: f32 =
+            objective(ReconstructionLoss::L1Ssim).loss(made, wanted, None).into_scalar();
         let want = (0.05 + 0.025 + 0.02) / 3.0 + 1.0 - (close.ssim[0] + close.ssim[1]) / 2.0;
         assert!((both - want).abs() < 1e-4, "{both}, not {want}");
     }

@@ -109,8 +109,9 @@ impl AutoencodeSettings {
         check(sane, "--held-out", held_out.to_string(), "between 0 and 1")?;
         check((0.0..=10.0).contains(&noise), "--noise", noise.to_string(), "0 to 10")?;
         check((0.0..1.0).contains(&mask), "--mask", mask.to_string(), "from 0 to below 1")?;
-        let sane = mask == 0.0 || (1..=1024).contains(&patch);
-        check(sane, "--patch", patch.to_string(), "1 to 1024")?;
+        check(patch <= 1024, "--patch", patch.to_string(), "1 to 1024")?;
+        let sane = patch == 0 || mask > 0.0;
+        check(sane, "--patch", patch.to_string(), "left out where nothing is masked")?;
         let sane = !self.masked_only || mask > 0.0;
         check(sane, "--count", "masked".into(), "all where nothing is masked")?;
         check(self.batch >= 1, "--batch", self.batch.to_string(), "at least 1")?;
@@ -147,7 +148,11 @@ impl AutoencodeSettings {
     /// The same with the last part of every path only, to be given away.
     pub(super) fn without_folders(&self) -> Self {
         let last = |path: &PathBuf| path.file_name().map_or_else(|| path.clone(), PathBuf::from);
-        Self { images: last(&self.images), weights: self.weights.as_ref().map(last), ..self.clone() }
+        Self {
+            images: last(&self.images),
+            weights: self.weights.as_ref().map(last),
+            ..self.clone()
+        }
     }
 }
 
@@ -183,7 +188,7 @@ mod tests {
         assert!(refused(&|s| s.held_out = 1.0).starts_with("--held-out is 1"));
         assert!(refused(&|s| s.corruption.noise = -1.0).starts_with("--noise is -1"));
         assert!(refused(&|s| s.corruption.mask = 1.0).starts_with("--mask is 1"));
-        assert!(refused(&|s| s.corruption.mask = 0.5).starts_with("--patch is 0"));
+        assert!(refused(&|s| s.corruption.patch = 5).contains("where nothing is masked"));
         assert!(refused(&|s| s.masked_only = true).contains("all where nothing is masked"));
         assert!(refused(&|s| s.learning_rate = 0.0).starts_with("--lr is 0"));
         assert!(refused(&|s| s.augment = Augment::strong()).contains("mixes images"));

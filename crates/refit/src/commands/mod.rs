@@ -2,6 +2,7 @@
 
 pub mod advise;
 pub mod augment;
+pub mod autoencode;
 pub mod bench;
 pub mod compare;
 pub mod dedup;
@@ -34,6 +35,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Advise(advise) => advise.run(machine),
         Command::Tune(tune) => tune.run(machine),
         Command::Augment(augment) => augment.run(machine),
+        Command::Autoencode(autoencode) => autoencode.run(machine),
         Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),
         Command::Evaluate(evaluate) => evaluate.run(machine),
