@@ -14,6 +14,7 @@ fn every_command_explains_itself() {
         "tune",
         "augment",
         "compare",
+        "autoencode",
         "predict",
         "evaluate",
         "explain",
