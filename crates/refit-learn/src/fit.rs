@@ -4,12 +4,13 @@ mod rates;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::{Mixture, Stream};
 use refit_net::state_dict::{Dtype, StateDict, write_safetensors};
-use refit_net::{Network, Pass, Precision, Training, TrainingOptions, Value};
+use refit_net::{Network, NodeId, Pass, Precision, Training, TrainingOptions, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -27,6 +28,7 @@ use crate::weight_average;
 pub use rates::{RatePoint, RateSearch, find_rate};
 
 /// What one step learns from.
+#[derive(Clone)]
 pub struct Step {
     /// The values that enter the trained part, in [`Training`]'s order.
     pub boundary: Vec<Value>,
@@ -34,6 +36,51 @@ pub struct Step {
     pub labels: Vec<usize>,
     /// What each image took from another of the step, `[n]`; empty where none is mixed.
     pub mixtures: Vec<Option<Mixture>>,
+    /// What the network is to learn from them.
+    pub aim: Aim,
+}
+
+/// What a loss is made of.
+#[derive(Clone)]
+pub struct Aim {
+    /// The weight of the classes' loss; with 0 it is not computed.
+    pub classes: f64,
+    /// What each image counts for in the classes' loss, `[n]`; empty where all count alike.
+    pub shares: Vec<f32>,
+    /// A scalar that is added, of a pass.
+    pub other: Option<Rc<dyn Fn(&Pass) -> Tensor<1>>>,
+}
+
+impl Default for Aim {
+    /// The classes alone.
+    fn default() -> Self {
+        Self { classes: 1.0, shares: Vec::new(), other: None }
+    }
+}
+
+/// How good a network is on images that it does not learn from.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// At telling classes.
+    Classes(Metrics),
+    /// At something else: an error, of which less is better.
+    Error(f64),
+}
+
+impl Verdict {
+    fn loss(&self) -> f64 {
+        match self {
+            Self::Classes(metrics) => metrics.loss,
+            Self::Error(error) => *error,
+        }
+    }
+
+    fn top1(&self) -> Option<f64> {
+        match self {
+            Self::Classes(metrics) => Some(metrics.top1),
+            Self::Error(_) => None,
+        }
+    }
 }
 
 /// Where steps come from, and what the result is judged by.
@@ -67,11 +114,16 @@ pub trait Feed {
         false
     }
 
+    /// The layers of `net` whose values [`Aim::other`] finds in [`Pass::taps`], in that order.
+    fn taps(&self, _net: &Network) -> Vec<NodeId> {
+        Vec::new()
+    }
+
     /// Judges a network on the validation images; none where there are no such images.
     ///
     /// # Errors
     /// If images cannot be read.
-    fn validate(&self, training: &Training, net: &Network) -> Result<Option<Metrics>, LearnError>;
+    fn validate(&self, training: &Training, net: &Network) -> Result<Option<Verdict>, LearnError>;
 }
 
 /// One epoch's account.
@@ -165,22 +217,22 @@ pub fn fit(
             )));
         }
     }
-    let mut training = Training::new_in(&state.net, options.precision);
+    let mut training = training_of(&state.net, feed, options);
     if !state.is_over(options, watch) {
         feed.prepare(&training)?;
         state.began = Instant::now();
     }
     if options.floor && state.history.is_empty() {
-        let metrics = feed.validate(&training, &state.net)?;
-        state.floor = metrics.as_ref().map(|m| m.top1);
-        state.judge(metrics.as_ref(), options, &thaw)?;
+        let verdict = feed.validate(&training, &state.net)?;
+        state.floor = verdict.as_ref().and_then(Verdict::top1);
+        state.judge(verdict.as_ref(), options, &thaw)?;
     }
     let epochs = options.training.epochs;
     while !state.is_over(options, watch) {
         let epoch = state.history.len() + 1;
         if thaw.changes(epoch - 1) {
             state.net = thaw.apply(&state.net, epoch - 1)?;
-            training = Training::new_in(&state.net, options.precision);
+            training = training_of(&state.net, feed, options);
         }
         let images = feed.labels().len();
         let trained = stage(watch, format!("epoch {epoch} of {epochs}"), images, || {
@@ -193,8 +245,8 @@ pub fn fit(
             }
             trained => trained?,
         }
-        let metrics = feed.validate(&training, state.judged())?;
-        state.judge(metrics.as_ref(), options, &thaw)?;
+        let verdict = feed.validate(&training, state.judged())?;
+        state.judge(verdict.as_ref(), options, &thaw)?;
         state.keep(options)?;
         (options.log)(&state.history)?;
         watch.event(Event::Note(describe(&state.history[epoch - 1], epochs)));
@@ -203,14 +255,19 @@ pub fn fit(
     Ok(state.finish())
 }
 
+/// The trained part of `net`, with what the feed's loss hears of besides its output.
+fn training_of(net: &Network, feed: &dyn Feed, options: &FitOptions) -> Training {
+    Training::tapped(net, options.precision, &feed.taps(net))
+}
+
 fn describe(epoch: &Epoch, epochs: usize) -> String {
-    let val = match (epoch.val_loss, epoch.val_top1) {
-        (Some(loss), Some(top1)) => {
-            format!(", validation loss {loss:.4}, accuracy {:.1}%", 100.0 * top1)
-        }
-        _ => String::new(),
-    };
+    let val = epoch.val_loss.map_or_else(String::new, |loss| told(loss, epoch.val_top1));
     format!("epoch {}/{epochs}: loss {:.4}{val}", epoch.epoch, epoch.train_loss)
+}
+
+fn told(loss: f64, top1: Option<f64>) -> String {
+    let accuracy = top1.map_or_else(String::new, |top1| format!(", accuracy {:.1}%", 100.0 * top1));
+    format!(", validation loss {loss:.4}{accuracy}")
 }
 
 struct State {
@@ -389,23 +446,23 @@ impl State {
     /// Takes note of how the epoch did; without validation images the last weights are the best.
     fn judge(
         &mut self,
-        metrics: Option<&Metrics>,
+        verdict: Option<&Verdict>,
         options: &FitOptions,
         thaw: &Thaw,
     ) -> Result<(), LearnError> {
         let epoch = self.history.len();
-        if let (Some(last), Some(metrics)) = (self.history.last_mut(), metrics) {
-            (last.val_loss, last.val_top1) = (Some(metrics.loss), Some(metrics.top1));
+        if let (Some(last), Some(verdict)) = (self.history.last_mut(), verdict) {
+            (last.val_loss, last.val_top1) = (Some(verdict.loss()), verdict.top1());
         }
-        let Some(metrics) = metrics else {
+        let Some(verdict) = verdict else {
             let net = thaw.open(self.judged())?;
             self.best = vec![Best { epoch, score: Score::default(), net }];
             return Ok(());
         };
-        if self.floor.is_some_and(|floor| metrics.top1 < floor) {
+        if self.is_below(verdict) {
             return Ok(());
         }
-        let score = options.training.select.score(metrics, self.floor.is_some());
+        let score = self.score(verdict, options);
         let rank = self.best.iter().take_while(|best| !score.is_better(&best.score)).count();
         let most = options.training.average_best.max(1);
         if rank < most {
@@ -414,6 +471,20 @@ impl State {
             self.best.truncate(most);
         }
         Ok(())
+    }
+
+    /// Whether it is less accurate than what training began with, where that competes.
+    fn is_below(&self, verdict: &Verdict) -> bool {
+        self.floor.zip(verdict.top1()).is_some_and(|(floor, top1)| top1 < floor)
+    }
+
+    fn score(&self, verdict: &Verdict, options: &FitOptions) -> Score {
+        match verdict {
+            Verdict::Classes(metrics) => {
+                options.training.select.score(metrics, self.floor.is_some())
+            }
+            Verdict::Error(error) => Score::of_error(*error),
+        }
     }
 
     /// Lets the mean of the best epochs' weights compete with the best.
@@ -427,15 +498,13 @@ impl State {
         let [first, _, ..] = self.best.as_slice() else { return Ok(()) };
         let nets: Vec<&Network> = self.best.iter().map(|best| &best.net).collect();
         let (epoch, net) = (first.epoch, weight_average::mean(&nets));
-        let Some(metrics) = feed.validate(training, &net)? else { return Ok(()) };
-        let score = options.training.select.score(&metrics, self.floor.is_some());
-        let counts = self.floor.is_none_or(|floor| metrics.top1 >= floor);
-        let wins = counts && score.is_better(&first.score);
+        let Some(verdict) = feed.validate(training, &net)? else { return Ok(()) };
+        let score = self.score(&verdict, options);
+        let wins = !self.is_below(&verdict) && score.is_better(&first.score);
         let count = nets.len();
+        let told = told(verdict.loss(), verdict.top1());
         watch.event(Event::Note(format!(
-            "the mean of the {count} best epochs: validation loss {:.4}, accuracy {:.1}%: {}",
-            metrics.loss,
-            100.0 * metrics.top1,
+            "the mean of the {count} best epochs{told}: {}",
             if wins { "kept" } else { "not better than the best" }
         )));
         if wins {
@@ -536,19 +605,27 @@ fn forward(
     options: &FitOptions,
     dropout_key: u64,
 ) -> (Pass, Tensor<1>) {
-    let Step { boundary, labels, mixtures } = step;
-    let settings = options.training;
-    let norms = settings.norms.into();
-    let pass = training.pass(net, boundary, TrainingOptions { norms, dropout_key });
-    let (weights, smoothing) = (options.class_weights, settings.smoothing);
-    let targets = Targets::mixed(&labels, &mixtures, weights, smoothing, net.device())
-        .focused(settings.focal)
+    let norms = options.training.norms.into();
+    let pass = training.pass(net, step.boundary.clone(), TrainingOptions { norms, dropout_key });
+    let classes = (step.aim.classes > 0.0)
+        .then(|| loss_by_classes(&pass, &step, options, net.device()) * step.aim.classes);
+    let other = step.aim.other.as_ref().map(|other| other(&pass));
+    let loss = classes.into_iter().chain(other).reduce(|a, b| a + b);
+    (pass, loss.expect("a step aims at something"))
+}
+
+/// The cross-entropy of the network's output, and of the classifiers half-way.
+fn loss_by_classes(pass: &Pass, step: &Step, options: &FitOptions, device: &Device) -> Tensor<1> {
+    let Step { labels, mixtures, aim, .. } = step;
+    let (weights, smoothing) = (options.class_weights, options.training.smoothing);
+    let targets = Targets::of_shares(labels, mixtures, &aim.shares, weights, smoothing, device)
+        .focused(options.training.focal)
         .adjusted(options.logit_offsets);
     let mut loss = targets.cross_entropy(pass.logits.clone());
     for (logits, share) in &pass.auxiliary {
         loss = loss + targets.cross_entropy(logits.clone()) * *share;
     }
-    (pass, loss)
+    loss
 }
 
 /// The one checkpoint of a run.

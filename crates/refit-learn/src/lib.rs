@@ -42,7 +42,8 @@ pub use evaluate::Evaluation;
 pub use explain::{Explainer, Explanation, HeatMap, Method};
 pub use extract::{Change, ExtractOptions, Features, extract, extract_at};
 pub use fit::{
-    Epoch, Feed, FitOptions, Fitted, RatePoint, RateSearch, Step, checkpoint_file, find_rate, fit,
+    Aim, Epoch, Feed, FitOptions, Fitted, RatePoint, RateSearch, Step, Verdict, checkpoint_file,
+    find_rate, fit,
 };
 pub use loss::{Targets, balanced_weights, log_shares};
 pub use model::{

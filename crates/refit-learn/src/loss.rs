@@ -42,15 +42,33 @@ impl Targets {
         smoothing: f64,
         device: &Device,
     ) -> Self {
+        Self::of_shares(labels, mixtures, &[], class_weights, smoothing, device)
+    }
+
+    /// As [`mixed`](Self::mixed) for images that do not count alike: `shares` is `[n]` and not negative,
+    /// or empty where all count for 1. Where nothing counts at all, the loss is 0.
+    ///
+    /// # Panics
+    /// As [`mixed`](Self::mixed).
+    pub fn of_shares(
+        labels: &[usize],
+        mixtures: &[Option<Mixture>],
+        shares: &[f32],
+        class_weights: &[f32],
+        smoothing: f64,
+        device: &Device,
+    ) -> Self {
         let classes = class_weights.len();
+        let counts = |image: usize| shares.get(image).copied().unwrap_or(1.0);
         let parts = |image: usize| {
             let mixture = mixtures.get(image).copied().flatten();
             let own = mixture.map_or(1.0, |m| m.own);
-            let partner = mixture.map(|m| (labels[m.partner], 1.0 - own));
-            std::iter::once((labels[image], own)).chain(partner)
+            let partner = mixture.map(|m| (labels[m.partner], (1.0 - own) * counts(m.partner)));
+            std::iter::once((labels[image], own * counts(image))).chain(partner)
         };
         let weight = |(label, share): (usize, f32)| share * class_weights[label];
         let total: f32 = (0..labels.len()).flat_map(parts).map(weight).sum();
+        let total = if total > 0.0 { total } else { 1.0 };
         let rest = (smoothing / classes as f64) as f32;
         let mut values = vec![0.0; labels.len() * classes];
         for (image, row) in values.chunks_exact_mut(classes).enumerate() {
@@ -254,6 +272,22 @@ mod tests {
             let found: Vec<f32> = leaf.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
             assert!(found.iter().all(|g| g.abs() < 1e-2), "{gamma}: {found:?}");
         }
+    }
+
+    /// What does not count is as if it were not there.
+    #[test]
+    fn shares_weigh_images() {
+        let device = Device::default();
+        let loss = |labels: &[usize], shares: &[f32], logits: &[[f32; 3]]| {
+            let targets = Targets::of_shares(labels, &[], shares, &[1.0; 3], 0.1, &device);
+            let values = logits.concat();
+            let data = TensorData::new(values, [logits.len(), 3]);
+            targets.cross_entropy(Tensor::<2>::from_data(data, &device)).into_scalar::<f32>()
+        };
+        let (one, other) = (loss(&[2], &[], &LOGITS[..1]), loss(&[1], &[], &LOGITS[1..]));
+        assert_eq!(loss(&[2, 1], &[1.0, 0.0], &LOGITS), one);
+        assert!((loss(&[2, 1], &[1.0, 3.0], &LOGITS) - (one + 3.0 * other) / 4.0).abs() < 1e-6);
+        assert_eq!(loss(&[2, 1], &[0.0, 0.0], &LOGITS), 0.0);
     }
 
     #[test]

@@ -84,6 +84,11 @@ pub(crate) struct Score {
 }
 
 impl Score {
+    /// That of an error: the less the better.
+    pub fn of_error(error: f64) -> Self {
+        Self { high: 0.0, loss: error }
+    }
+
     /// Whether it is better than another; what is no number is not.
     pub fn is_better(&self, other: &Self) -> bool {
         let high = self.high.partial_cmp(&other.high);

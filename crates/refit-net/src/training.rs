@@ -6,7 +6,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cpu::map::Floats;
 use crate::cpu::tape::{Recorded, Tape, record};
 use crate::cpu::{self, Precision};
 use crate::frozen::{Compiled, Value, Values, linear, norm_as_affine, stored_norm};
@@ -42,6 +41,7 @@ pub struct Training {
     frozen: Compiled,
     plan: Plan,
     auxiliary: Vec<Auxiliary>,
+    taps: Vec<NodeId>,
 }
 
 /// What is trained, before anything is compiled.
@@ -52,15 +52,16 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(net: &Network) -> Self {
+    fn of(net: &Network, taps: &[NodeId]) -> Self {
         let trained = trained_nodes(net);
         let output = net.graph.output();
-        let boundary = boundary(net, &trained, &[output]);
+        let asked: Vec<NodeId> = std::iter::once(output).chain(taps.iter().copied()).collect();
+        let boundary = boundary(net, &trained, &asked);
         // A classifier half-way is of use as far as it is trained.
         let halfway = net.graph.auxiliary().iter().filter(|a| trained.contains(&a.output));
         let auxiliary: Vec<Auxiliary> = halfway.copied().collect();
         let outputs: Vec<NodeId> =
-            std::iter::once(output).chain(auxiliary.iter().map(|a| a.output)).collect();
+            asked.into_iter().chain(auxiliary.iter().map(|a| a.output)).collect();
         let plan = Plan::new(&net.graph, &boundary, &outputs, Purpose::Training);
         let boundary: Vec<NodeId> = boundary.into_iter().collect();
         Self { boundary, plan, auxiliary }
@@ -75,6 +76,9 @@ pub struct Pass {
     /// The same of its [classifiers half-way](crate::Auxiliary), where these are trained, with the
     /// share of each one's loss that is to be added.
     pub auxiliary: Vec<(Tensor<2>, f32)>,
+    /// The values of the layers that [`Training::tapped`] was asked for, tracked; maps are
+    /// `[n, c, h, w]`.
+    pub taps: Vec<Value>,
     way_back: WayBack,
     statistics: Vec<(NodeId, Tensor<1>, Tensor<1>)>,
 }
@@ -82,7 +86,7 @@ pub struct Pass {
 /// How gradients come from the loss to the parameters.
 #[derive(Debug)]
 enum WayBack {
-    /// The tape of a pass on the CPU, until it is used; the logits are a leaf.
+    /// The tape of a pass on the CPU, until it is used; everything a loss is computed from is a leaf.
     Tape(Option<Tape>, Device),
     /// Burn's, down to these leaves.
     Leaves(BTreeMap<String, Tensor<1>>),
@@ -100,9 +104,18 @@ impl Training {
     /// # Panics
     /// If the precision is not supported here ([`Precision::is_supported`]).
     pub fn new_in(net: &Network, precision: Precision) -> Self {
-        let Parts { boundary, plan, auxiliary } = Parts::of(net);
+        Self::tapped(net, precision, &[])
+    }
+
+    /// The same where a loss also hears of the values of other layers, `taps`: nodes of this graph,
+    /// of which each [`Pass`] gives the values.
+    ///
+    /// # Panics
+    /// As [`new_in`](Self::new_in), and if there is no such node.
+    pub fn tapped(net: &Network, precision: Precision, taps: &[NodeId]) -> Self {
+        let Parts { boundary, plan, auxiliary } = Parts::of(net, taps);
         let frozen = Compiled::with_precision(net, vec![0], boundary.clone(), precision);
-        Self { boundary, frozen, plan, auxiliary }
+        Self { boundary, frozen, plan, auxiliary, taps: taps.to_vec() }
     }
 
     /// About how many bytes a step of training keeps of one image of `side` pixels a side: what enters
@@ -113,7 +126,7 @@ impl Training {
     /// If the network takes no such images.
     pub fn bytes_an_image(net: &Network, side: usize) -> Result<u64, GraphError> {
         let shapes = net.graph.shapes_at(side, side)?;
-        let Parts { boundary, plan, .. } = Parts::of(net);
+        let Parts { boundary, plan, .. } = Parts::of(net, &[]);
         let steps: Vec<usize> = plan.steps.iter().map(|s| shapes[s.output].elements()).collect();
         let kept: usize =
             boundary.iter().map(|&id| shapes[id].elements()).chain(steps.iter().copied()).sum();
@@ -146,14 +159,16 @@ impl Training {
         }
         assert_eq!(boundary.len(), self.boundary.len(), "one value for each boundary layer");
         let boundary = self.boundary.iter().copied().zip(boundary);
-        let halfway: Vec<NodeId> = self.auxiliary.iter().map(|a| a.output).collect();
+        let halfway = self.auxiliary.iter().map(|a| a.output);
+        let others: Vec<NodeId> = halfway.chain(self.taps.iter().copied()).collect();
         let Recorded { tape, outputs, statistics } =
-            record(net, &self.plan, boundary, &halfway, options);
-        let mut leaves = outputs.into_iter().map(|y| y.vector().autodiff().require_grad());
-        let logits = leaves.next().expect("the network's output");
+            record(net, &self.plan, boundary, &others, options);
+        let mut leaves = outputs.into_iter().map(leaf);
+        let mut vector = || leaves.next().expect("a value for each output").vector();
         Pass {
-            logits,
-            auxiliary: leaves.zip(self.auxiliary.iter().map(|a| a.share)).collect(),
+            logits: vector(),
+            auxiliary: self.auxiliary.iter().map(|a| (vector(), a.share)).collect(),
+            taps: leaves.collect(),
             way_back: WayBack::Tape(Some(tape), net.device().clone()),
             statistics,
         }
@@ -180,6 +195,7 @@ impl Training {
         Pass {
             logits: values.get(net.graph.output()).vector(),
             auxiliary: self.auxiliary.iter().map(halfway).collect(),
+            taps: self.taps.iter().map(|&id| values.get(id)).collect(),
             way_back: WayBack::Leaves(recorder.leaves),
             statistics: recorder.statistics,
         }
@@ -217,6 +233,14 @@ impl Network {
     }
 }
 
+/// A value of which gradients are asked for.
+fn leaf(value: Value) -> Value {
+    match value {
+        Value::Map(x) => Value::Map(x.autodiff().require_grad()),
+        Value::Vector(x) => Value::Vector(x.autodiff().require_grad()),
+    }
+}
+
 /// The nodes whose values enter the trained part, and the `outputs` that it has no part in.
 fn boundary(net: &Network, trained: &BTreeSet<NodeId>, outputs: &[NodeId]) -> BTreeSet<NodeId> {
     let nodes = net.graph.nodes();
@@ -248,11 +272,15 @@ impl Pass {
         match &mut self.way_back {
             WayBack::Tape(tape, device) => {
                 let tape = tape.take().expect("gradients are taken once a pass");
-                let leaves =
+                let vectors =
                     std::iter::once(&self.logits).chain(self.auxiliary.iter().map(|(y, _)| y));
-                let outputs: Vec<Option<Floats>> =
-                    leaves.map(|y| y.grad_remove(&mut gradients).map(Floats::of)).collect();
-                tape.gradients(&outputs, device)
+                let mut given: Vec<Option<Value>> =
+                    vectors.map(|y| Some(Value::Vector(y.grad_remove(&mut gradients)?))).collect();
+                given.extend(self.taps.iter().map(|tap| match tap {
+                    Value::Map(y) => Some(Value::Map(y.grad_remove(&mut gradients)?)),
+                    Value::Vector(y) => Some(Value::Vector(y.grad_remove(&mut gradients)?)),
+                }));
+                tape.gradients(given, device)
             }
             WayBack::Leaves(leaves) => {
                 let of = |(name, leaf): (&String, &Tensor<1>)| {

@@ -4,7 +4,7 @@ use refit_data::Stream;
 use refit_net::{Network, Training};
 use serde::{Deserialize, Serialize};
 
-use super::{Feed, FitOptions, State, Step, forward};
+use super::{Feed, FitOptions, State, Step, forward, training_of};
 use crate::error::LearnError;
 use crate::sampling;
 use crate::schedule::{MOMENTUM, Pace};
@@ -83,7 +83,7 @@ pub fn find_rate(
     let settings =
         TrainingSettings { learning_rate: 1.0, average: 0.0, ..options.training.clone() };
     let options = FitOptions { training: &settings, resume: false, checkpoints: None, ..*options };
-    let training = Training::new_in(&net, options.precision);
+    let training = training_of(&net, feed, &options);
     feed.prepare(&training)?;
     let state = State::begin(net.clone(), &options)?;
     let mut search = Search { training: &training, options: &options, net, state, points: vec![] };
@@ -134,10 +134,7 @@ impl Search<'_> {
         let share = done as f64 / (STEPS - 1) as f64;
         let rate = LOWEST * libm::pow(HIGHEST / LOWEST, share);
         let key = Stream::new(options.seed, "rate search dropout", &[done as u64]).next_u64();
-        let Step { boundary, labels, mixtures } = &step;
-        let same =
-            Step { boundary: boundary.clone(), labels: labels.clone(), mixtures: mixtures.clone() };
-        let (_, before) = forward(&self.net, training, same, options, key);
+        let (_, before) = forward(&self.net, training, step.clone(), options, key);
         let before = f64::from(before.into_scalar::<f32>());
         let pace = Pace { rate, momentum: MOMENTUM };
         let (loss, norm) = self.state.train_step(training, step, options, key, pace)?;

@@ -23,7 +23,7 @@ use super::images::Images;
 use super::{Run, labels};
 use crate::error::LearnError;
 use crate::extract::{view_key, view_stream};
-use crate::fit::{Feed, Step};
+use crate::fit::{Aim, Feed, Step, Verdict};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::watch::{Event, stage};
@@ -320,11 +320,11 @@ impl Feed for ActivationFeed<'_> {
         let cache = (batch, &self.learned);
         self.batches(training, &self.train, &jobs, cache, &mut |jobs, boundary| {
             let labels = jobs.iter().map(|&(i, _)| self.train.labels[i]).collect();
-            each(Step { boundary, labels, mixtures: Vec::new() })
+            each(Step { boundary, labels, mixtures: Vec::new(), aim: Aim::default() })
         })
     }
 
-    fn validate(&self, training: &Training, net: &Network) -> Result<Option<Metrics>, LearnError> {
+    fn validate(&self, training: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
         let val = &self.val;
         let trained = training.compile_trained(net);
         let jobs: Vec<View> = (0..val.samples.len()).map(|i| (i, 0)).collect();
@@ -334,7 +334,8 @@ impl Feed for ActivationFeed<'_> {
             logits.extend(trained.run_from(boundary).remove(0).to_vec());
             Ok(())
         })?;
-        Ok(Metrics::from_logits(&logits, &val.labels, &self.run.dataset.classes))
+        let metrics = Metrics::from_logits(&logits, &val.labels, &self.run.dataset.classes);
+        Ok(metrics.map(Verdict::Classes))
     }
 }
 

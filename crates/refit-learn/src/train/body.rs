@@ -16,9 +16,8 @@ use super::images::Images;
 use super::start::Start;
 use super::{Learned, Place, Run, labels};
 use crate::error::LearnError;
-use crate::fit::{Epoch, Feed, FitOptions, Step, find_rate, fit};
+use crate::fit::{Aim, Epoch, Feed, FitOptions, Step, Verdict, find_rate, fit};
 use crate::loss::{balanced_weights, log_shares};
-use crate::metrics::Metrics;
 use crate::settings::{ClassBalance, Settings, Strategy, TrainingSettings};
 use crate::watch::Event;
 
@@ -230,12 +229,13 @@ impl Feed for ImageFeed<'_> {
             let data = TensorData::new(batch.images, shape);
             let images = Tensor::from_data(data, &Device::flex());
             let boundary = training.run_frozen(images);
-            each(Step { boundary, labels: batch.labels, mixtures })?;
+            each(Step { boundary, labels: batch.labels, mixtures, aim: Aim::default() })?;
         }
         Ok(())
     }
 
-    fn validate(&self, _: &Training, net: &Network) -> Result<Option<Metrics>, LearnError> {
-        self.run.judge(net, self.preprocess, &self.images.val, "validation")
+    fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
+        let metrics = self.run.judge(net, self.preprocess, &self.images.val, "validation")?;
+        Ok(metrics.map(Verdict::Classes))
     }
 }

@@ -11,9 +11,8 @@ use super::judge::judge_rows;
 use super::{Learned, Run, labels};
 use crate::error::LearnError;
 use crate::extract::Features;
-use crate::fit::{Feed, Step};
+use crate::fit::{Aim, Feed, Step, Verdict};
 use crate::logistic::{ClassWeights, Fit, LogisticError, LogisticOptions, LogisticRegression};
-use crate::metrics::Metrics;
 use crate::settings::{ClassBalance, Strategy, TrainingSettings};
 use crate::watch::{Event, stage};
 
@@ -160,12 +159,14 @@ impl Feed for FeatureFeed<'_> {
             let data = TensorData::new(rows, [images.len(), dim]);
             let boundary = vec![Value::Vector(Tensor::from_data(data, &self.device))];
             let labels = images.iter().map(|&id| self.labels[id % n]).collect();
-            each(Step { boundary, labels, mixtures: Vec::new() })?;
+            each(Step { boundary, labels, mixtures: Vec::new(), aim: Aim::default() })?;
         }
         Ok(())
     }
 
-    fn validate(&self, _: &Training, net: &Network) -> Result<Option<Metrics>, LearnError> {
-        Ok(judge_rows(net, &self.features.judged, self.val.clone(), &self.val_labels, self.classes))
+    fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
+        let (rows, labels) = (&self.features.judged, &self.val_labels);
+        let metrics = judge_rows(net, rows, self.val.clone(), labels, self.classes);
+        Ok(metrics.map(Verdict::Classes))
     }
 }
