@@ -151,6 +151,18 @@ fn what_is_spoiled_is_judged_spoiled_too() {
 }
 
 #[test]
+fn no_epochs_leave_a_network_to_compare_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, folder) = (dir.path().join("data"), dir.path().join("run"));
+    pictures(&data, &[8, 8]);
+    let settings = AutoencodeSettings { epochs: 0, ..small(&data) };
+    let found = autoencode(&settings, &context(Some(folder.clone())), &()).unwrap();
+    assert_eq!((found.report.best_epoch, found.history.len()), (0, 0));
+    assert!((found.report.before.loss - found.report.after.loss).abs() < 1e-3);
+    assert!(AutoencodeRecord::read(&folder).unwrap().history.is_empty());
+}
+
+#[test]
 fn the_encoder_is_a_backbone_like_any_other() {
     let dir = tempfile::tempdir().unwrap();
     let (data, folder) = (dir.path().join("data"), dir.path().join("run"));

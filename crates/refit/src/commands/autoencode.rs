@@ -38,7 +38,7 @@ learn to come close. The result is a folder with the model, which gives codes, i
 settings, a log and checkpoints.",
     after_help = "Examples:
   refit autoencode photos/
-  refit autoencode photos/ --bottleneck 64 --epochs 200 --time-budget 10m --out ae
+  refit autoencode photos/ --bottleneck 64 --time-budget 10m --out ae
   refit autoencode photos/ --loss l1-ssim --noise 0.1
   refit autoencode photos/ --mask 0.6 --count masked --size 96
   refit autoencode photos/ --encoder resnet18
@@ -254,6 +254,9 @@ fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
         LearnError::Stopped if folder.join("settings.toml").exists() => Failure::Interrupted(Some(
             format!("continue with `refit autoencode --resume {}`", shell(folder)),
         )),
+        error @ LearnError::Setting { .. } => {
+            Failure::mistake(error.to_string(), "see `refit autoencode --help`")
+        }
         error => error.into(),
     }
 }
