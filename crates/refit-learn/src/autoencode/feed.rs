@@ -126,6 +126,12 @@ impl<'a> PictureFeed<'a> {
     }
 }
 
+/// Images a step so that as many steps as `batch` makes of them are as even as can be: one image left
+/// for the last step would be normalized by itself.
+fn even(images: usize, batch: usize) -> usize {
+    images.div_ceil(images.div_ceil(batch).max(1)).max(1)
+}
+
 impl Feed for PictureFeed<'_> {
     fn labels(&self) -> &[usize] {
         &self.labels
@@ -153,7 +159,7 @@ impl Feed for PictureFeed<'_> {
             augment.apply_into(&*cache.get(&sample.path)?, &pipeline, &mut stream, out);
             Ok(())
         };
-        let options = self.loader_options(self.settings.batch);
+        let options = self.loader_options(even(order.len(), self.settings.batch));
         for batch in Loader::new(self.train.to_vec(), order, options, make) {
             let batch = batch?;
             let wanted = tensor_of(&batch, &self.device);
@@ -172,5 +178,20 @@ impl Feed for PictureFeed<'_> {
 
     fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
         Ok(Some(Verdict::Error(self.judge(net, true)?.loss)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_step_is_left_with_one_image() {
+        assert_eq!((even(225, 32), even(224, 32), even(10, 32)), (29, 32, 10));
+        assert_eq!((even(33, 32), even(1, 32), even(0, 32)), (17, 1, 1));
+        for images in 1..200 {
+            let even = even(images, 32);
+            assert!(even <= 32 && images.div_ceil(even) <= images.div_ceil(32));
+        }
     }
 }

@@ -90,7 +90,7 @@ impl AutoencodeFolder {
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), LearnError> {
         let Some(folder) = &self.0 else { return Ok(()) };
-        refit_net::atomic_file::write(&folder.join(name), |file| file.write_all(content))
+        refit_net::atomic_file::write(folder.join(name), |file| file.write_all(content))
             .map_err(|e| LearnError::StateDict(e.into()))
     }
 }

@@ -41,7 +41,7 @@ use folder::AutoencodeFolder;
 use objective::Closeness;
 
 /// Values of a code where nothing else is said.
-const BOTTLENECK: usize = 128;
+const BOTTLENECK: usize = 64;
 /// Pictures held out that are shown, before and after.
 const SHOWN: usize = 10;
 

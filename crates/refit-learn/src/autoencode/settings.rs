@@ -25,7 +25,7 @@ pub struct AutoencodeSettings {
     /// with random ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pretrained: bool,
-    /// Values of the code; 128 where nothing else is said, or as many as an autoencoder has that goes on
+    /// Values of the code; 64 where nothing else is said, or as many as an autoencoder has that goes on
     /// learning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bottleneck: Option<usize>,

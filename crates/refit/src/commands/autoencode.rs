@@ -38,7 +38,7 @@ learn to come close. The result is a folder with the model, which gives codes, i
 settings, a log and checkpoints.",
     after_help = "Examples:
   refit autoencode photos/
-  refit autoencode photos/ --bottleneck 64 --time-budget 10m --out ae
+  refit autoencode photos/ --bottleneck 128 --time-budget 10m --out ae
   refit autoencode photos/ --loss l1-ssim --noise 0.1
   refit autoencode photos/ --mask 0.6 --count masked --size 96
   refit autoencode photos/ --encoder resnet18
@@ -96,7 +96,7 @@ struct AutoencodeOptions {
     #[arg(long)]
     pretrained: bool,
 
-    /// Values of the code [default: 128]
+    /// Values of the code [default: 64]
     #[arg(long, value_name = "N")]
     bottleneck: Option<usize>,
 
