@@ -8,6 +8,7 @@ use refit_data::{Augment, Level};
 use refit_net::{Edit, HeadKind, NormStatistics, Precision};
 use serde::{Deserialize, Serialize};
 
+use crate::distill::Distillation;
 use crate::error::LearnError;
 use crate::select::Select;
 
@@ -181,6 +182,9 @@ pub struct Settings {
     /// Seconds after which no further epoch begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_budget: Option<f64>,
+    /// Whom the network learns from beside the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
     /// Whether the network with a head solved for, with which training begins, competes with what the
     /// epochs make of it: none that is less accurate on the validation images is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -409,6 +413,7 @@ impl Settings {
             strict: false,
             balance: ClassBalance::Images,
             time_budget: None,
+            distillation: None,
             training: TrainingSettings::for_strategy(strategy),
         }
     }
@@ -450,6 +455,11 @@ impl Settings {
             data: last(&self.data),
             val: self.val.as_ref().map(last),
             weights: self.weights.as_ref().map(last),
+            distillation: self.distillation.as_ref().map(|distillation| Distillation {
+                teachers: distillation.teachers.iter().map(last).collect(),
+                unlabelled: distillation.unlabelled.iter().map(last).collect(),
+                ..distillation.clone()
+            }),
             ..self.clone()
         }
     }
@@ -530,8 +540,34 @@ impl Settings {
             return Err(LearnError::NothingFrozen { precision, strategy });
         }
         t.augment().validate()?;
+        self.check_distillation()?;
         self.check_keep_classes()?;
         Ok(self.precision.check()?)
+    }
+
+    fn check_distillation(&self) -> Result<(), LearnError> {
+        let Some(distillation) = &self.distillation else { return Ok(()) };
+        let refuse = |name, value: String, range| Err(LearnError::Setting { name, value, range });
+        distillation.validate()?;
+        if !self.strategy.trains_body() {
+            let strategy = self.strategy.to_string();
+            return refuse(
+                "--strategy",
+                strategy,
+                "partial, fine-tune, pretrained-init or scratch, to learn from a teacher",
+            );
+        }
+        if self.training.fixed_views == 0 {
+            return refuse(
+                "--fixed-views",
+                "0".into(),
+                "at least 1, since teachers are asked of each view once",
+            );
+        }
+        if self.folds.is_some() && distillation.ignore_labels {
+            return refuse("--folds", "given".into(), "left out where labels are ignored");
+        }
+        Ok(())
     }
 
     fn check_folds(&self) -> Result<(), LearnError> {

@@ -7,6 +7,7 @@
 
 pub mod atomic_file;
 mod autoencoder;
+mod branches;
 mod checkpoint;
 mod cpu;
 mod edit;
@@ -29,6 +30,7 @@ pub mod state_dict;
 mod training;
 pub mod zoo;
 
+pub use branches::Branch;
 pub use checkpoint::save_checkpoint;
 pub use cpu::clock::{Phase, StepTime, profile};
 pub use cpu::{Precision, UnsupportedPrecision};

@@ -167,6 +167,6 @@ impl Feed for FeatureFeed<'_> {
     fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
         let (rows, labels) = (&self.features.judged, &self.val_labels);
         let metrics = judge_rows(net, rows, self.val.clone(), labels, self.classes);
-        Ok(metrics.map(Verdict::Classes))
+        Ok(metrics.map(Verdict::from))
     }
 }

@@ -6,6 +6,7 @@ pub mod autoencode;
 pub mod bench;
 pub mod compare;
 pub mod dedup;
+pub mod distill;
 pub mod doctor;
 pub mod edit;
 pub mod embed;
@@ -34,6 +35,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Train(train) => train.run(machine),
         Command::Advise(advise) => advise.run(machine),
         Command::Tune(tune) => tune.run(machine),
+        Command::Distill(distill) => distill.run(machine),
         Command::Augment(augment) => augment.run(machine),
         Command::Autoencode(autoencode) => autoencode.run(machine),
         Command::Compare(compare) => compare.run(machine),

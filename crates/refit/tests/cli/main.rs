@@ -8,6 +8,7 @@
 mod augment;
 mod autoencode;
 mod compare;
+mod distill;
 mod doctor;
 mod explain;
 mod failures;
