@@ -13,6 +13,7 @@ use refit_net::{
 use crate::logistic::LogisticError;
 use crate::retrieval::RetrievalError;
 use crate::settings::Strategy;
+use crate::shallow::{Learner, ShallowError};
 
 /// What a user can do about an error; the error's own message says what is wrong and where.
 pub use refit_net::Hint;
@@ -61,6 +62,31 @@ pub enum LearnError {
     /// The linear head.
     #[error(transparent)]
     Logistic(#[from] LogisticError),
+    /// A learner that is no network.
+    #[error(transparent)]
+    Shallow(#[from] ShallowError),
+    /// A learner that is no network, where a network is trained.
+    #[error("--learner {learner} does not go with {with}, {why}")]
+    NoLearner {
+        /// The learner.
+        learner: Learner,
+        /// The setting.
+        with: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A body to be trained that has nothing to train.
+    #[error(
+        "--strategy {strategy} trains layers below the head, and `{layer}` of `{net}` lets no gradient through to any"
+    )]
+    NothingToTrain {
+        /// The strategy.
+        strategy: Strategy,
+        /// The network.
+        net: String,
+        /// The layer.
+        layer: String,
+    },
     /// An index of images, or a search in one.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),
@@ -339,6 +365,11 @@ impl Hint for LearnError {
             Self::ModelFile(e) => return e.hint(),
             Self::Logistic(e) => return e.hint(),
             Self::Retrieval(e) => return e.hint(),
+            Self::Shallow(e) => return e.hint(),
+            Self::NoLearner { .. } => {
+                "use --strategy features with a linear head's place, or leave --learner out".into()
+            }
+            Self::NothingToTrain { .. } => "use --strategy features, or a network".into(),
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull => {
                     "the disk is full: free some space, then go on with --resume".into()

@@ -26,6 +26,7 @@ mod sampling;
 mod schedule;
 mod select;
 mod settings;
+pub mod shallow;
 mod subsets;
 mod thaw;
 mod train;

@@ -222,7 +222,7 @@ impl Model {
         let card = Card {
             refit: env!("CARGO_PKG_VERSION").into(),
             preprocess: preprocess_for(&architecture.input),
-            classes: class_names(&network),
+            classes: classes_of(architecture, &network),
             settings: None,
             data: None,
             metrics: None,
@@ -444,6 +444,11 @@ pub(crate) fn class_names(network: &Network) -> Vec<String> {
     let outputs = graph.nodes()[graph.output()].shape.elements();
     let known: Vec<String> = zoo::imagenet_classes().map(|(_, name)| name.to_owned()).collect();
     if known.len() == outputs { known } else { (0..outputs).map(|i| i.to_string()).collect() }
+}
+
+/// The names of what a zoo network's outputs stand for; none where they are features.
+pub(crate) fn classes_of(architecture: &Architecture, network: &Network) -> Vec<String> {
+    if architecture.has_parameters() { class_names(network) } else { Vec::new() }
 }
 
 /// Compiles the way from images to a layer, in a precision that this machine must have.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::distill::Distillation;
 use crate::error::LearnError;
 use crate::select::Select;
+use crate::shallow::Learner;
 
 /// How a pretrained network is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -163,6 +164,9 @@ pub struct Settings {
     pub precision: Precision,
     /// What classifies.
     pub head: HeadKind,
+    /// What learns from features, with the strategy `features`.
+    #[serde(default, skip_serializing_if = "Learner::is_linear")]
+    pub learner: Learner,
     /// Whether a linear head keeps the rows of classes that the network that training starts from
     /// has too, by name; the head is then trained by steps from there, instead of being solved for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -405,6 +409,7 @@ impl Settings {
             unfreeze_from: None,
             precision: Precision::F32,
             head: HeadKind::Linear,
+            learner: Learner::Linear,
             keep_classes: false,
             floor: false,
             views: 2,
@@ -542,6 +547,7 @@ impl Settings {
         t.augment().validate()?;
         self.check_distillation()?;
         self.check_keep_classes()?;
+        self.check_learner()?;
         Ok(self.precision.check()?)
     }
 
@@ -600,6 +606,23 @@ impl Settings {
                 with(format!("--head {}", self.head), "whose rows take other values")
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses a learner that is no network where a network is trained.
+    fn check_learner(&self) -> Result<(), LearnError> {
+        let learner = self.learner;
+        let with = |with: String, why| Err(LearnError::NoLearner { learner, with, why });
+        match (self.strategy, self.head) {
+            _ if learner.is_linear() => Ok(()),
+            (Strategy::Features, HeadKind::Linear) if self.keep_classes => {
+                with("--keep-classes".into(), "which keeps a linear head's rows")
+            }
+            (Strategy::Features, HeadKind::Linear) => Ok(()),
+            (Strategy::Features, head) => with(format!("--head {head}"), "which is a network"),
+            (strategy, _) => {
+                with(format!("--strategy {strategy}"), "which does not learn from features alone")
+            }
         }
     }
 

@@ -54,6 +54,11 @@ pub(crate) fn published(
         return from_pulled(architecture, &folder, device);
     }
     let network = architecture.pretrained(device)?;
+    if !architecture.has_parameters() {
+        let source = "none: features by a formula".into();
+        let weights = Provenance { source, ..Provenance::default() };
+        return Ok(Weighted { network, weights, knows_classes: false, notes: Vec::new() });
+    }
     let said = architecture.embedded().unwrap_or(zoo::LITE0_WEIGHTS);
     let weights = Provenance {
         source: said.source.into(),
@@ -69,9 +74,10 @@ fn pulled(architecture: &Architecture) -> Option<PulledFolder> {
     PulledFolder::of(architecture).filter(|folder| folder.weights().is_file())
 }
 
-/// Whether an architecture's own weights are at hand.
+/// Whether an architecture's own weights are at hand, or it has none.
 pub fn has_weights(architecture: &Architecture) -> bool {
-    architecture.embedded().is_some() || pulled(architecture).is_some()
+    let needs_none = !architecture.has_parameters();
+    needs_none || architecture.embedded().is_some() || pulled(architecture).is_some()
 }
 
 fn from_pulled(

@@ -12,6 +12,7 @@ mod inverted;
 pub(crate) mod map;
 mod precision;
 pub(crate) mod program;
+pub(crate) mod shallow;
 mod single;
 pub(crate) mod tape;
 

@@ -225,7 +225,7 @@ impl Compiled {
     }
 
     /// Compiled to operations on tensors, which every device has.
-    fn on_tensors(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
+    pub(crate) fn on_tensors(net: &Network, given: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
         let known: BTreeSet<NodeId> = given.iter().copied().collect();
         let plan = Plan::new(&net.graph, &known, &outputs, Purpose::Frozen);
         let prepare = |step: Step| {

@@ -81,6 +81,16 @@ pub enum GraphError {
         /// The name.
         layer: String,
     },
+    /// A gradient that was asked for through a layer that has none.
+    #[error("layer `{layer}` of `{net}` is a {kind}, through which no gradient goes")]
+    NoGradient {
+        /// The network.
+        net: String,
+        /// The layer.
+        layer: String,
+        /// What it is.
+        kind: &'static str,
+    },
     /// A layer that is not there.
     #[error("`{net}` has no layer `{layer}`")]
     UnknownLayer {
@@ -100,6 +110,10 @@ impl Hint for GraphError {
                 Some(format!("try `{nearest}`; `refit layers {net}` lists all"))
             }
             Self::Misfit { .. } => Some("give the layer an input of the shape it takes".into()),
+            Self::NoGradient { .. } => Some(
+                "use --method eigen-cam, which needs none, or a model with a linear head (`--learner linear`)"
+                    .into(),
+            ),
             Self::Duplicate { .. } => Some("give one of the two another name".into()),
         }
     }

@@ -15,6 +15,7 @@ mod error;
 mod frozen;
 mod graph;
 mod layer;
+mod learner;
 mod load;
 pub mod model_file;
 mod network;
@@ -39,8 +40,9 @@ pub use error::Hint;
 pub use frozen::{Compiled, Value};
 pub use graph::{Auxiliary, Builder, Graph, GraphError, GraphRecord, Node, NodeId, Wire};
 pub use layer::{
-    Activation, BatchNorm, Conv, Divisor, Dropout, Layer, LayerNorm, LayerScale, Linear,
-    LocalResponseNorm, Padding, ParameterSpec, Role, Windows,
+    Activation, BatchNorm, ColourHistogram, Conv, Divisor, Dropout, Hog, Layer, LayerNorm,
+    LayerScale, Linear, LocalResponseNorm, Neighbours, Orientations, Padding, ParameterSpec, Role,
+    TreeEnsemble, TreeOutput, Windows, direction, dot,
 };
 pub use load::{HeadWeights, LoadError, LoadReport};
 pub use network::{Network, Parameter};

@@ -224,9 +224,9 @@ impl Network {
         parameter.value = Tensor::from_data(data, &self.device);
     }
 
-    /// Number of values that training could move, all layers counted.
+    /// Number of values that training could move or a learner found, all layers counted.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.values().filter(|p| p.role.is_trained()).map(Parameter::len).sum()
+        self.parameters.values().filter(|p| !p.role.is_statistic()).map(Parameter::len).sum()
     }
 
     /// Multiply-adds an image at the nominal input size, of all that the output needs.

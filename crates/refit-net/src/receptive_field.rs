@@ -102,7 +102,11 @@ fn window(node: &Node, x: Shape, axis: usize) -> Option<Window> {
             let overlap = usize::from(pixels > windows && !pixels.is_multiple_of(windows));
             Window { size: pixels.div_ceil(windows) + overlap, stride, before: 0 }
         }
-        Layer::GlobalAvgPool | Layer::Flatten | Layer::Upsample { .. } => return None,
+        Layer::GlobalAvgPool
+        | Layer::Flatten
+        | Layer::Upsample { .. }
+        | Layer::Hog(_)
+        | Layer::ColourHistogram(_) => return None,
         _ => point,
     })
 }

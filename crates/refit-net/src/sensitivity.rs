@@ -41,7 +41,8 @@ impl Sensitivity {
     /// Splits `net` at a layer, or at the last layer of a block.
     ///
     /// # Errors
-    /// If there is no such layer, or the output does not depend on it.
+    /// If there is no such layer, the output does not depend on it, or a layer behind it has no
+    /// gradient.
     pub fn new(net: &Network, layer: &str) -> Result<Self, GraphError> {
         let mut net = net.clone();
         let graph = net.graph.clone();
@@ -61,6 +62,9 @@ impl Sensitivity {
             if inputs(id).any(|i| i == layer || behind.contains(&i)) {
                 behind.insert(id);
             }
+        }
+        if let Some(&id) = behind.iter().find(|&&id| !graph.nodes()[id].layer.is_differentiable()) {
+            return Err(graph.no_gradient(id));
         }
         let around = behind.iter().flat_map(|&id| inputs(id)).filter(|i| !behind.contains(i));
         let boundary: BTreeSet<NodeId> = around.chain([layer]).collect();

@@ -28,6 +28,9 @@ impl Run<'_> {
     ) -> Result<Learned, LearnError> {
         let network = network.edit(&[Edit::FreezeBody], self.settings.seed)?;
         match self.settings.solves_head() {
+            true if !self.settings.learner.is_linear() => {
+                self.learned_head(&network, features, images, None)
+            }
             true => self.solved_head(network, features, images),
             false => self.stepped_head(network, features, images, is_whole_run),
         }

@@ -18,6 +18,7 @@ mod keep;
 mod leaks;
 mod mirror;
 mod peak;
+mod shallow;
 mod sheet;
 mod start;
 mod taught;
@@ -256,6 +257,7 @@ fn train_on(
         .transpose()?;
     let teaching = teaching.as_ref();
     let start = starting_point(settings, &device, watch)?;
+    check_body(settings, &start)?;
     let (started, advice, is_trial, place) = (*started, advice.as_deref(), *is_trial, *place);
     let run = Run {
         settings,
@@ -275,6 +277,19 @@ fn train_on(
     }?;
     run.finish(&outcome)?;
     Ok(outcome)
+}
+
+/// Refuses to train a body through which no gradient goes.
+fn check_body(settings: &Settings, start: &Start) -> Result<(), LearnError> {
+    let graph = start.network.graph();
+    match graph.opaque_body() {
+        Some(layer) if settings.strategy.trains_body() => Err(LearnError::NothingToTrain {
+            strategy: settings.strategy,
+            net: graph.name().to_owned(),
+            layer: layer.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 struct Run<'a> {

@@ -11,7 +11,7 @@ use refit_net::{Classes, Edit, HeadWeights, Network, Weights};
 
 use super::taught::without_classes;
 use crate::error::LearnError;
-use crate::model::{Card, Model, Provenance, class_names, preprocess_for};
+use crate::model::{Card, Model, Provenance, classes_of, preprocess_for};
 use crate::settings::{Settings, Strategy};
 use crate::watch::{Event, Watch};
 use crate::weights::{self, Weighted};
@@ -52,7 +52,10 @@ pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dat
         (Some(folds), 1) => format!("{train} images in {folds} folds{tests}"),
         (Some(folds), times) => format!("{train} images, {times} times in {folds} folds{tests}"),
     };
-    watch.event(Event::Note(format!("{classes} classes; {parts}")));
+    watch.event(Event::Note(match classes {
+        0 => format!("{train} images without labels"),
+        _ => format!("{classes} classes; {parts}"),
+    }));
     note_gifs(&dataset, watch);
     Ok(dataset)
 }
@@ -158,7 +161,7 @@ fn unedited(
     let (network, adapted) = weights::for_rgb(network)?;
     notes.into_iter().chain(adapted).for_each(|note| watch.event(Event::Note(note)));
     let preprocess = preprocess_for(&architecture.input);
-    let classes = class_names(&network);
+    let classes = classes_of(architecture, &network);
     Ok(Start { network, preprocess, weights, classes, knows_classes, fresh: vec![] })
 }
 

@@ -55,7 +55,8 @@ impl Teaching {
             true => Vec::new(),
             false => std::mem::take(&mut dataset.train),
         };
-        let known: BTreeSet<&PathBuf> = dataset.samples().map(|s| &s.path).collect();
+        let known: BTreeSet<PathBuf> =
+            dataset.samples().chain(&open).map(|s| s.path.clone()).collect();
         let others =
             list_images(&asked.unlabelled)?.into_iter().filter(|path| !known.contains(path));
         open.extend(others.map(|path| Sample { path, label: 0 }));
@@ -105,7 +106,7 @@ pub(super) fn without_classes(error: &refit_data::DataError, data: &Path) -> Opt
         val: Vec::new(),
         test: Vec::new(),
         has_given_val: false,
-        notes: vec!["no class folders: images are learned from without labels".into()],
+        notes: vec![],
     })
 }
 

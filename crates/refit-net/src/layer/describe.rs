@@ -29,6 +29,13 @@ impl fmt::Display for Layer {
             Self::Unflatten { size: [height, width] } => write!(f, " {height}x{width}"),
             Self::Shuffle { groups } => write!(f, " {groups}"),
             Self::Slice { first, channels } => write!(f, " {first}..{}", first + channels),
+            Self::Hog(hog) => write!(f, " {0}x{0}, {1} bins", hog.cell, hog.bins),
+            Self::ColourHistogram(colours) => {
+                let (grid, bins) = (colours.grid, colours.bins());
+                write!(f, " {grid}x{grid}, {bins} bins")
+            }
+            Self::TreeEnsemble(trees) => write!(f, " {} trees", trees.trees),
+            Self::Neighbours(near) => write!(f, " {} of {}", near.k, near.rows),
             _ => Ok(()),
         }
     }

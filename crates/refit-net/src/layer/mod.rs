@@ -2,23 +2,31 @@
 
 mod activation;
 mod batch_norm;
+mod colours;
 mod conv2d;
 mod describe;
 mod dropout;
+mod hog;
 mod linear;
+mod neighbours;
 mod norm;
 mod pool;
+mod trees;
 mod upsample;
 
 use serde::{Deserialize, Serialize};
 
 pub use activation::Activation;
 pub use batch_norm::BatchNorm;
+pub use colours::ColourHistogram;
 pub use conv2d::{Conv, Padding};
 pub use dropout::Dropout;
+pub use hog::{Hog, Orientations};
 pub use linear::Linear;
+pub use neighbours::{Neighbours, direction, dot};
 pub use norm::{LayerNorm, LayerScale, LocalResponseNorm};
 pub use pool::{Divisor, Windows};
+pub use trees::{TreeEnsemble, TreeOutput};
 
 use crate::shape::Shape;
 
@@ -111,6 +119,14 @@ pub enum Layer {
     Dropout(Dropout),
     /// A fully connected layer.
     Linear(Linear),
+    /// Histograms of oriented gradients.
+    Hog(Hog),
+    /// Histograms of colours.
+    ColourHistogram(ColourHistogram),
+    /// Decision trees over a vector.
+    TreeEnsemble(TreeEnsemble),
+    /// The nearest of some vectors.
+    Neighbours(Neighbours),
 }
 
 /// What a parameter is for: decides how it starts and how it is trained.
@@ -131,12 +147,14 @@ pub enum Role {
     RunningMean,
     /// A running variance: follows the batches, never a gradient; starts at 1.
     RunningVariance,
+    /// What a learner found that is no network: never a gradient; starts at 0.
+    Fitted,
 }
 
 impl Role {
     /// Whether an optimizer moves it.
     pub const fn is_trained(self) -> bool {
-        !self.is_statistic()
+        !self.is_statistic() && !matches!(self, Self::Fitted)
     }
 
     /// Whether it is a running statistic of a normalization.
@@ -238,6 +256,10 @@ impl Layer {
                 x => Err(Misfit(format!("scales a feature map, not {x}"))),
             },
             Self::Linear(linear) => linear.output_shape(one()?),
+            Self::Hog(hog) => hog.output_shape(one()?),
+            Self::ColourHistogram(colours) => colours.output_shape(one()?),
+            Self::TreeEnsemble(trees) => trees.output_shape(one()?),
+            Self::Neighbours(neighbours) => neighbours.output_shape(one()?),
         }
     }
 
@@ -249,8 +271,18 @@ impl Layer {
             Self::Linear(linear) => linear.parameters(input.channels()),
             Self::LayerNorm(_) => LayerNorm::parameters(input.channels()),
             Self::LayerScale(_) => LayerScale::parameters(input.channels()),
+            Self::TreeEnsemble(trees) => trees.parameters(),
+            Self::Neighbours(neighbours) => neighbours.parameters(input.channels()),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether gradients go through it: not through what counts, sorts or asks.
+    pub const fn is_differentiable(&self) -> bool {
+        !matches!(
+            self,
+            Self::Hog(_) | Self::ColourHistogram(_) | Self::TreeEnsemble(_) | Self::Neighbours(_)
+        )
     }
 
     /// Multiply-adds an image, convolutions and linear layers counted, as papers do.
@@ -292,6 +324,10 @@ impl Layer {
             Self::Dropout(Dropout { whole: false, .. }) => "dropout",
             Self::Dropout(_) => "stochastic_depth",
             Self::Linear(_) => "linear",
+            Self::Hog(_) => "hog",
+            Self::ColourHistogram(_) => "colour_histogram",
+            Self::TreeEnsemble(_) => "tree_ensemble",
+            Self::Neighbours(_) => "neighbours",
         }
     }
 }

@@ -17,6 +17,14 @@ pub enum OnnxError {
         /// Channels of a sum.
         size: usize,
     },
+    /// A layer for which the standard operators have no words.
+    #[error("layer `{layer}` is a {kind}, which no operator of ONNX computes")]
+    NoOperator {
+        /// The layer.
+        layer: String,
+        /// What it is.
+        kind: &'static str,
+    },
     /// The file cannot be read.
     #[error("cannot read `{file}`: {error}")]
     Unreadable {
@@ -128,6 +136,11 @@ impl Hint for OnnxError {
         Some(match self {
             Self::EvenResponseNorm { .. } => {
                 "export it as safetensors, or build the network with an odd number".into()
+            }
+            Self::NoOperator { .. } => {
+                "use the model with refit, or export one with a linear head (train with `--learner \
+                 linear`) on a network"
+                    .into()
             }
             Self::Unreadable { error, .. } => match error.kind() {
                 io::ErrorKind::NotFound => "check the path".into(),

@@ -333,6 +333,13 @@ impl<'a> Exporter<'a> {
                 ];
                 self.emitter.node("LRN", name, [&value], attributes)
             }
+            Layer::Hog(_)
+            | Layer::ColourHistogram(_)
+            | Layer::TreeEnsemble(_)
+            | Layer::Neighbours(_) => {
+                let (layer, kind) = (name.to_owned(), node.layer.kind());
+                return Err(OnnxError::NoOperator { layer, kind });
+            }
         };
         self.values[id][0] = Some(value);
         Ok(())

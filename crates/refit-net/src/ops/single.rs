@@ -4,8 +4,11 @@
 use burn::tensor::activation::{gelu, gelu_approximate, hard_sigmoid, sigmoid, silu};
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, PadMode};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
+use refit_kernels::Buffer;
 
+use crate::cpu::map::Map;
+use crate::cpu::shallow;
 use crate::frozen::Value;
 use crate::layer::{Activation, Divisor, Layer, LocalResponseNorm, Windows};
 
@@ -92,8 +95,33 @@ pub(crate) fn run(layer: &Layer, inputs: Vec<Value>, parameters: &[Tensor<1>]) -
             Value::Map(x) => Value::Map(x * *factor),
             Value::Vector(x) => Value::Vector(x * *factor),
         },
-        other => unreachable!("`{}` runs in a fused step", other.kind()),
+        other => {
+            let (x, device) = on_host(next());
+            let parameters: Vec<Vec<f32>> =
+                parameters.iter().map(|p| p.to_data().iter::<f32>().collect()).collect();
+            let y = shallow::forward(other, &x, &parameters);
+            let y = y.unwrap_or_else(|| unreachable!("`{}` runs in a fused step", other.kind()));
+            y.to_value(true, &device)
+        }
     }
+}
+
+/// A value where it can be read, and where it was.
+fn on_host(x: Value) -> (Map, Device) {
+    let (shape, data, device) = match x {
+        Value::Map(x) => {
+            let [n, c, h, w] = x.dims();
+            let device = x.device();
+            ([n, h, w, c], x.permute([0, 2, 3, 1]).into_data(), device)
+        }
+        Value::Vector(x) => {
+            let [n, c] = x.dims();
+            let device = x.device();
+            ([n, 1, 1, c], x.into_data(), device)
+        }
+    };
+    let values: Vec<f32> = data.iter::<f32>().collect();
+    (Map::new(shape, Buffer::from_slice(&values)), device)
 }
 
 /// With rows and columns before and behind of `value`; negative numbers take pixels away.

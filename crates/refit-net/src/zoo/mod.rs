@@ -16,6 +16,7 @@ mod parts;
 mod published;
 mod regnet;
 mod resnet;
+mod shallow;
 mod shufflenet;
 mod small;
 mod squeezenet;
@@ -158,7 +159,7 @@ impl Hint for ZooError {
     }
 }
 
-/// All architectures.
+/// All networks; [`inputs`] are apart.
 pub fn all() -> impl Iterator<Item = &'static Architecture> {
     const FAMILIES: &[&[Architecture]] = &[
         efficientnet_lite::ARCHITECTURES,
@@ -183,15 +184,21 @@ pub fn all() -> impl Iterator<Item = &'static Architecture> {
     FAMILIES.iter().copied().flatten()
 }
 
-/// The architecture of that name; timm's `tf_` prefix is accepted.
+/// Inputs that need no network, as architectures without any parameters: features of an image by a
+/// formula, for a head or a learner on top.
+pub fn inputs() -> impl Iterator<Item = &'static Architecture> {
+    shallow::ARCHITECTURES.iter()
+}
+
+/// The architecture of that name, among networks and [`inputs`]; timm's `tf_` prefix is accepted.
 ///
 /// # Errors
 /// If there is none, naming the nearest.
 pub fn find(name: &str) -> Result<&'static Architecture, ZooError> {
     let bare = name.strip_prefix("tf_").unwrap_or(name);
-    all().find(|a| a.name == bare).ok_or_else(|| ZooError::Unknown {
+    all().chain(inputs()).find(|a| a.name == bare).ok_or_else(|| ZooError::Unknown {
         name: name.to_owned(),
-        nearest: nearest(name, all().map(|a| a.name)).unwrap_or_default(),
+        nearest: nearest(name, all().chain(inputs()).map(|a| a.name)).unwrap_or_default(),
     })
 }
 
@@ -214,16 +221,24 @@ impl Architecture {
         Network::initialize(self.graph(), seed, device)
     }
 
+    /// Whether it has weights at all: [`inputs`] have none.
+    pub fn has_parameters(&self) -> bool {
+        !inputs().any(|input| input.name == self.name)
+    }
+
     /// What is said of its embedded weights, where it has some.
     pub fn embedded(&self) -> Option<EmbeddedWeights> {
         (self.name == "efficientnet_lite0").then_some(LITE0_WEIGHTS)
     }
 
-    /// The network with its embedded weights.
+    /// The network with its embedded weights, or without any where it has none.
     ///
     /// # Errors
     /// If none come with refit.
     pub fn pretrained(&self, device: &Device) -> Result<Network, ZooError> {
+        if !self.has_parameters() {
+            return Ok(self.random(0, device));
+        }
         if self.embedded().is_none() {
             let published = self.published().is_some();
             return Err(ZooError::NoWeights { name: self.name, published });
@@ -239,7 +254,7 @@ mod tests {
 
     #[test]
     fn every_architecture_builds_and_is_found() {
-        for architecture in all() {
+        for architecture in all().chain(inputs()) {
             assert_eq!(architecture.graph().name(), architecture.name);
             assert_eq!(find(architecture.name).unwrap().name, architecture.name);
         }

@@ -35,10 +35,10 @@ teacher tells the classes (give labelled ones with --val DIR, to see how good th
 
 The student is trained a second time without the teacher, to show what the teacher was worth.",
     after_help = "Examples:
-  refit distill --teacher run/model.safetensors --student resnet18 photos/
-  refit distill --teacher run/model.safetensors --student mobilenet_v2 photos/ --hints 1 --attention 1
-  refit distill --teacher run/model.safetensors --student googlenet photos/ --unlabelled more/
-  refit distill --teacher run/model.safetensors --student efficientnet_lite0 unsorted/ --val photos/val
+  refit distill --teacher big.safetensors --student resnet18 photos/
+  refit distill --teacher big.safetensors --student resnet18 photos/ --attention 1
+  refit distill --teacher big.safetensors --student googlenet photos/ --unlabelled more/
+  refit distill --teacher big.safetensors --student resnet18 unsorted/ --val photos/
   refit distill --teacher a.safetensors --teacher b.safetensors --student alexnet photos/
   refit distill --resume refit-runs/photos-distill
 

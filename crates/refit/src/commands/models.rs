@@ -21,7 +21,8 @@ use crate::output::{Side, short, table};
 
 Multiply-adds are those of one image at the network's own size. Weights that are not embedded \
 are fetched with `refit pull NAME` where the table says so, or given with --weights FILE under the \
-names of the column `names as in`."
+names of the column `names as in`. The last rows are no networks but features by a formula, for \
+`refit train --backbone hog --learner trees` and the like."
 )]
 pub struct Models {
     /// Print as JSON
@@ -36,6 +37,8 @@ struct Row {
     multiply_adds: u64,
     /// Of the images it takes.
     channels: usize,
+    /// Whether it has any weights; else it describes images by a formula.
+    has_weights: bool,
     input: InputSpec,
     weights: Option<EmbeddedWeights>,
     /// Where `refit pull` finds weights.
@@ -49,7 +52,7 @@ struct Row {
 impl Models {
     /// Lists.
     pub fn run(self) -> Result<(), Failure> {
-        let rows: Vec<Row> = zoo::all().map(row).collect();
+        let rows: Vec<Row> = zoo::all().chain(zoo::inputs()).map(row).collect();
         let text = match self.json {
             true => serde_json::to_string(&rows).expect("names and numbers serialize") + "\n",
             false => in_words(&rows),
@@ -72,6 +75,7 @@ fn row(architecture: &Architecture) -> Row {
         parameters: nodes.map(|id| parameter_count(&graph, id)).sum(),
         multiply_adds: graph.total_multiply_adds(),
         channels: graph.input_shape().channels(),
+        has_weights: architecture.has_parameters(),
         input: architecture.input,
         weights: architecture.embedded(),
         published: architecture.published().map(|published| published.repository),
@@ -83,6 +87,7 @@ fn row(architecture: &Architecture) -> Row {
 
 fn where_weights_are(row: &Row) -> &'static str {
     match (&row.weights, row.published) {
+        _ if !row.has_weights => "none",
         (Some(_), _) => "embedded",
         (None, Some(_)) => "pull",
         (None, None) => "--weights",

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use refit::learn::metrics::Metrics;
+use refit::learn::shallow::Learner;
 use refit::learn::unknown::Abstention;
 use refit::learn::{
     ClassBalance, FittedOn, FoldsReport, Mirror, Norms, OptimizerKind, ScheduleKind, Select, Way,
@@ -48,11 +49,14 @@ The result is a folder with the model, its numbers (metrics.json), a report to r
   refit train more-photos/ --weights runs/first/model.safetensors --keep-classes
   refit train photos/ --recipe edits.toml --strategy fine-tune
   refit train photos/ --precision bf16
+  refit train photos/ --backbone handmade --learner trees
+  refit train photos/ --learner forest
   refit train photos/ --strategy fine-tune --lr auto --balance logits
   refit train --resume runs/first
 
 Strategies:
-  auto             what advice and short trials speak for; never below features
+  auto             what advice and short trials speak for; never below features; `features` itself
+                   where nothing else can be: with a --learner or a --backbone that is no network
   features         all frozen but a new head; quick, and hard to beat
   partial          the layers from --unfreeze-from up are trained as well
   fine-tune        the head first, then all layers at low rates
@@ -102,7 +106,7 @@ pub struct Train {
 }
 
 /// What decides the result; `--resume` takes it from the folder.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct TrainOptions {
     /// Validation images: a folder or CSV like DATA
     #[arg(long, value_name = "DIR", conflicts_with = "val_fraction")]
@@ -152,6 +156,12 @@ pub struct TrainOptions {
     /// What classifies: `linear`, or `mlp:H` with a hidden layer of H units
     #[arg(long, value_name = "KIND", default_value = "linear", value_parser = arguments::head)]
     head: HeadKind,
+
+    /// What learns from features: linear (logistic regression), trees (gradient boosting), forest, or
+    /// knn (the nearest neighbours); with strategy `features`, which is the default then
+    #[arg(long, value_name = "WHAT", default_value = "linear", hide_possible_values = true,
+          value_parser = by_name::<Learner>(&Learner::ALL.map(Learner::name)))]
+    learner: Learner,
 
     /// Keep the rows of a linear head for classes that are named as before, and train the head from
     /// there by steps instead of solving for it
@@ -387,6 +397,7 @@ impl TrainOptions {
             backbone: backbone.to_owned(),
             precision: self.precision,
             head: self.head,
+            learner: self.learner,
             keep_classes: self.keep_classes,
             views: self.views.unwrap_or(2),
             mirror: match self.mirror {
@@ -447,6 +458,17 @@ impl TrainOptions {
             training.fixed_views = 0;
         }
         settings
+    }
+
+    /// The same with `features` for `auto` where there is nothing else to choose: no other strategy
+    /// has such a learner, or trains below such features.
+    fn with_only_way(&self, graph: &Graph) -> Self {
+        let only = !self.learner.is_linear() || graph.opaque_body().is_some();
+        let strategy = match self.strategy {
+            Way::Auto if only => Way::Named(Strategy::Features),
+            way => way,
+        };
+        Self { strategy, ..self.clone() }
     }
 
     /// Refuses what would do nothing, and edits that do not fit.
@@ -618,8 +640,9 @@ fn begin(
     context: &RunContext,
     progress: &Progress,
 ) -> Result<Result<Outcome, LearnError>, Failure> {
-    warn_of_idle_flags(options, progress);
     let network = network_to_start_from(options.backbone.as_deref(), options.weights.as_deref())?;
+    let options = &options.with_only_way(&network);
+    warn_of_idle_flags(options, progress);
     let edits = options.check(&network)?;
     let settings = |strategy, unfreeze_from: Option<&str>| {
         options.settings(data, (network.name(), &edits), strategy, unfreeze_from)

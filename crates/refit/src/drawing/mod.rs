@@ -45,6 +45,8 @@ impl Picture<'_> {
             | Layer::AdaptiveAvgPool { .. }
             | Layer::GlobalAvgPool => "#ffe5d0",
             Layer::Add | Layer::Concat | Layer::Gate => "#fff3cd",
+            Layer::TreeEnsemble(_) | Layer::Neighbours(_) => "#cfe2ff",
+            Layer::Hog(_) | Layer::ColourHistogram(_) => "#ffe5d0",
             _ => "#f1f3f5",
         }
     }

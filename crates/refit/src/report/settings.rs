@@ -15,6 +15,9 @@ pub fn section(run: &Run) -> Option<Markup> {
             dt { "strategy" } dd { (run.strategy()) }
             dt { "network" } dd { (settings.backbone) }
             dt { "head" } dd { (settings.head.to_string()) }
+            @if !settings.learner.is_linear() {
+                dt { "learner" } dd { (settings.learner.to_string()) }
+            }
             dt { "trained" } dd { (trained) " of " (all) " parameters" }
             @if let Some(strength) = run.record.report.strength {
                 dt { "penalty of the head" } dd { (format!("{strength:.2e}")) }

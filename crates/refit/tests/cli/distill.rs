@@ -28,6 +28,24 @@ fn a_student_of_another_architecture_learns_from_a_run() {
 }
 
 #[test]
+fn images_in_no_class_folders_are_learned_from() {
+    let scene = Scene::with_photos(8);
+    scene.run("train photos --strategy features --out teacher --no-report").exits(0);
+    // All of one class: the teacher knows both.
+    let said = scene
+        .run(
+            "distill photos/red --val photos --teacher teacher/model.safetensors \
+             --student lenet5 --epochs 1 --out run",
+        )
+        .exits(0);
+    assert!(said.stderr.contains("8 images without labels"), "{}", said.stderr);
+    assert!(said.stderr.contains("without labels the student cannot learn alone"));
+    let page = fs::read_to_string(scene.path("run/report.html")).unwrap();
+    check_page(&page);
+    assert!(page.contains("learned without any labels"), "{page}");
+}
+
+#[test]
 fn what_is_missing_is_said() {
     let scene = Scene::with_photos(6);
     let student = scene.run("distill photos --teacher efficientnet_lite0").refused();

@@ -16,6 +16,7 @@ mod help;
 mod html;
 mod images;
 mod index;
+mod learners;
 mod model_files;
 mod onnx;
 mod precision;
