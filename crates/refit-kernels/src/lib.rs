@@ -36,6 +36,7 @@ mod simd;
 mod testing;
 mod threads;
 mod tile;
+mod upsample;
 mod walk;
 mod winograd;
 
@@ -67,3 +68,4 @@ pub use pool::{
 pub use response::{LocalResponse, local_response, local_response_gradient};
 pub use simd::Isa;
 pub use threads::together;
+pub use upsample::{Upsampling, upsample, upsample_gradient};

@@ -153,6 +153,36 @@ pub enum LearnError {
     Unfinished {
         /// The folder.
         path: PathBuf,
+        /// The command that goes on with it.
+        command: &'static str,
+    },
+    /// A run of another command.
+    #[error("the run in `{}` is one of `refit {command}`", path.display())]
+    OtherRun {
+        /// The folder.
+        path: PathBuf,
+        /// The command that made it.
+        command: &'static str,
+    },
+    /// Images to learn from, of which none can be held out.
+    #[error("`{}` has {images} readable image{}, too few to hold one out", path.display(), plural(*images))]
+    TooFewImages {
+        /// The images.
+        path: PathBuf,
+        /// Those that can be read.
+        images: usize,
+    },
+    /// A network that makes no images, asked for them.
+    #[error("this `{net}` makes no images again, so that it has no error of reconstruction")]
+    NoDecoder {
+        /// The network.
+        net: String,
+    },
+    /// An autoencoder, asked for classes.
+    #[error("this `{net}` is an autoencoder: it gives a code, not classes")]
+    CodeNotClasses {
+        /// The network.
+        net: String,
     },
     /// A class asked for that the model does not know.
     #[error("the model knows no class `{class}`")]
@@ -299,6 +329,10 @@ pub(crate) fn list(names: &[String]) -> String {
     }
 }
 
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
 /// How a damaged file of a run is made anew.
 fn mending(folder: &Path, file: &str) -> String {
     let folder = folder.display();
@@ -364,8 +398,19 @@ impl Hint for LearnError {
             Self::Journal { line, .. } => format!(
                 "remove line {line} and all after it: `refit tune --resume` makes those trials again"
             ),
-            Self::Unfinished { path } => {
-                format!("go on with it: `refit train --resume {}`", path.display())
+            Self::Unfinished { path, command } | Self::OtherRun { path, command } => {
+                format!("go on with it: `refit {command} --resume {}`", path.display())
+            }
+            Self::TooFewImages { .. } => "give more images, or hold more out: --held-out F".into(),
+            Self::NoDecoder { .. } => {
+                "train one that does: `refit autoencode IMAGES`; what a classifier finds unlike its \
+                 images, `refit predict` tells without --anomaly"
+                    .into()
+            }
+            Self::CodeNotClasses { .. } => {
+                "find what is unlike its images with `refit predict --anomaly`, take its codes with \
+                 `refit embed`, or let it learn classes: `refit train DATA --weights MODEL`"
+                    .into()
             }
             Self::NoSuchClass { known, .. } => format!("it knows {}", list(known)),
             Self::NoMap { net, .. } => format!(

@@ -356,7 +356,7 @@ mod tests {
             let shapes: Vec<Shape> = graph.nodes().iter().map(|n| n.shape).collect();
             let node = &graph.nodes()[last_map(&graph, &shapes).expect(network.name)];
             let Shape::Map { height, width, .. } = node.shape else { panic!("{}", network.name) };
-            assert!((5..=20).contains(&height) && width == height, "{}: {node:?}", network.name);
+            assert!((4..=20).contains(&height) && width == height, "{}: {node:?}", network.name);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod advice;
 mod auc;
+pub mod autoencode;
 pub mod calibrate;
 pub mod distill;
 mod error;
@@ -37,6 +38,7 @@ mod weight_average;
 mod weights;
 
 pub use auc::macro_auc;
+pub use autoencode::{Anomaly, AutoencodeSettings, Autoencoded, autoencode};
 pub use distill::Distillation;
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;

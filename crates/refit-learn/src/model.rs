@@ -11,6 +11,7 @@ use refit_net::zoo::{self, Architecture, InputSpec};
 use refit_net::{Classes, Compiled, HeadWeights, Network, Precision, model_file};
 use serde::{Deserialize, Serialize};
 
+use crate::autoencode::Autoencoder;
 use crate::calibrate::scaled;
 use crate::error::LearnError;
 use crate::metrics::{Metrics, softmax};
@@ -70,6 +71,9 @@ pub struct Card {
     /// Which images are of another kind than those it learned from; none where nothing tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<Unknown>,
+    /// How it makes images again, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoencoder: Option<Autoencoder>,
     /// Where the starting weights come from.
     pub weights: Provenance,
 }
@@ -224,6 +228,7 @@ impl Model {
             metrics: None,
             temperature: 1.0,
             unknown: None,
+            autoencoder: None,
             weights,
         };
         Self { network, card }
@@ -257,6 +262,9 @@ impl Model {
         let dim = graph.nodes()[graph.features()].shape.channels();
         if let Some(Err(reason)) = card.unknown.as_ref().map(|unknown| unknown.check(dim)) {
             return Err(damaged(format!("of what is unknown, {reason}")));
+        }
+        if let Some(Err(reason)) = card.autoencoder.as_ref().map(Autoencoder::check) {
+            return Err(damaged(reason));
         }
         Ok(Self { network, card })
     }
@@ -373,9 +381,12 @@ impl Model {
     /// # Errors
     /// If they are features: a network that was cut, or a new head without names.
     pub fn check_classes(&self) -> Result<(), LearnError> {
-        match self.card.classes.is_empty() {
-            true => Err(LearnError::NoClasses { net: self.network.graph().name().to_owned() }),
-            false => Ok(()),
+        let (graph, classes) = (self.network.graph(), &self.card.classes);
+        let net = graph.name().to_owned();
+        match (classes.is_empty(), graph.reconstruction()) {
+            (true, Some(_)) => Err(LearnError::CodeNotClasses { net }),
+            (true, None) => Err(LearnError::NoClasses { net }),
+            (false, _) => Ok(()),
         }
     }
 

@@ -111,15 +111,24 @@ pub(crate) fn saved_model(
     device: &Device,
 ) -> Result<Option<Model>, LearnError> {
     let learns = !matches!(settings.strategy, Strategy::AsIs | Strategy::Scratch);
-    let Some(path) = settings.weights.as_deref().filter(|_| learns) else { return Ok(None) };
-    if saved_graph(path)?.is_none_or(|graph| graph.name() != settings.backbone) {
+    match settings.weights.as_deref().filter(|_| learns) {
+        Some(path) => model_of(path, &settings.backbone, device),
+        None => Ok(None),
+    }
+}
+
+/// The model that a file holds, if it is a model file of the network of that name.
+pub(crate) fn model_of(
+    path: &Path,
+    name: &str,
+    device: &Device,
+) -> Result<Option<Model>, LearnError> {
+    if saved_graph(path)?.is_none_or(|graph| graph.name() != name) {
         return Ok(None);
     }
     match Model::load(path, device) {
         // A network that was saved without a card: weights like any others.
-        Err(LearnError::ModelFile(ModelFileError::Damaged { .. }))
-            if zoo::find(&settings.backbone).is_ok() =>
-        {
+        Err(LearnError::ModelFile(ModelFileError::Damaged { .. })) if zoo::find(name).is_ok() => {
             Ok(None)
         }
         model => model.map(Some),

@@ -420,13 +420,14 @@ mod tests {
 
     use super::*;
     use crate::Graph;
-    use crate::cpu::tape::tests::{everything, everything_else, images, shake};
+    use crate::cpu::tape::tests::{decoder, everything, everything_else, images, shake};
 
     /// What other devices run: the two differ by the order of sums only.
     #[test]
     fn kernels_equal_the_operations_on_tensors() {
         compare(everything(), &["fc", "d_relu", "pool", "a"]);
         compare(everything_else(), &["v_gelu", "gated", "cat", "e_scale", "a_silu"]);
+        compare(decoder(), &["fc", "d", "triple", "map"]);
     }
 
     fn compare(graph: Graph, wanted: &[&str]) {

@@ -46,6 +46,7 @@ pub struct Graph {
     output: NodeId,
     head: String,
     auxiliary: Vec<Auxiliary>,
+    reconstruction: Option<NodeId>,
 }
 
 /// A classifier half-way through a network, whose loss training hears too (Szegedy et al. 2014,
@@ -139,6 +140,12 @@ impl Graph {
         &self.auxiliary
     }
 
+    /// The node whose value is the images again, as a decoder makes them of the output: `[3, h, w]`
+    /// like the input, which it is to resemble. Nobody runs it who does not ask for it.
+    pub fn reconstruction(&self) -> Option<NodeId> {
+        self.reconstruction
+    }
+
     /// The name (of a layer or of several under it) that classifies: what a new task replaces.
     pub fn head(&self) -> &str {
         &self.head
@@ -224,7 +231,7 @@ impl Graph {
     ///
     /// # Errors
     /// If a layer that the output needs does not take an image of that size. Others, of classifiers
-    /// half-way, give nothing then.
+    /// half-way and decoders, give nothing then.
     pub fn shapes_at(&self, height: usize, width: usize) -> Result<Vec<Shape>, GraphError> {
         let needed = self.needed();
         let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
@@ -248,7 +255,8 @@ impl Graph {
         Ok(shapes)
     }
 
-    /// The nodes that the output depends on, itself included: all but classifiers half-way.
+    /// The nodes that the output depends on, itself included: all but classifiers half-way and
+    /// decoders.
     pub fn needed(&self) -> BTreeSet<NodeId> {
         self.ancestors(&[self.output])
     }
@@ -284,6 +292,7 @@ pub struct Builder {
     names: BTreeMap<String, NodeId>,
     scope: String,
     auxiliary: Vec<Auxiliary>,
+    reconstruction: Option<Wire>,
     error: Option<GraphError>,
 }
 
@@ -296,6 +305,7 @@ impl Builder {
             names: BTreeMap::new(),
             scope: String::new(),
             auxiliary: Vec::new(),
+            reconstruction: None,
             error: None,
         };
         let wire = builder.layer("input", Layer::Input { shape: input }, &[]);
@@ -402,6 +412,16 @@ impl Builder {
         self.layer(name, Layer::Flatten, &[x])
     }
 
+    /// Adds a map of `size` made of a vector's values, channel by channel.
+    pub fn unflatten(&mut self, name: &str, x: Wire, size: [usize; 2]) -> Wire {
+        self.layer(name, Layer::Unflatten { size }, &[x])
+    }
+
+    /// Adds a map whose pixels are squares of `factor` by `factor`.
+    pub fn upsample(&mut self, name: &str, x: Wire, factor: usize) -> Wire {
+        self.layer(name, Layer::Upsample { factor }, &[x])
+    }
+
     /// Adds a layer normalization over channels.
     pub fn layer_norm(&mut self, name: &str, x: Wire, epsilon: f64) -> Wire {
         self.layer(name, Layer::LayerNorm(crate::layer::LayerNorm { epsilon }), &[x])
@@ -432,6 +452,17 @@ impl Builder {
         self.auxiliary.push(Auxiliary { output: output.0, share });
     }
 
+    /// Makes a wire the images as a decoder makes them again.
+    pub fn reconstruction(&mut self, images: Wire) {
+        let (given, made) = (self.nodes[0].shape, self.shape(images));
+        if given != made {
+            let misfit = Misfit(format!("makes {made} of images of {given}"));
+            let (net, layer) = (self.name.clone(), self.nodes[images.0].name.clone());
+            self.error.get_or_insert(GraphError::Misfit { net, layer, misfit });
+        }
+        self.reconstruction = Some(images);
+    }
+
     /// Ends the network: `output` is its result, `head` the name of what classifies.
     ///
     /// # Errors
@@ -446,6 +477,7 @@ impl Builder {
             output: output.0,
             head: head.to_owned(),
             auxiliary: self.auxiliary,
+            reconstruction: self.reconstruction.map(|wire| wire.0),
         };
         if !head.is_empty() {
             graph.find(head)?;
@@ -467,6 +499,8 @@ pub struct GraphRecord {
     pub(crate) head: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) auxiliary: Vec<(String, f32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reconstruction: Option<String>,
     pub(crate) layers: Vec<LayerRecord>,
 }
 
@@ -480,10 +514,12 @@ pub(crate) struct LayerRecord {
 }
 
 impl GraphRecord {
-    /// The same without layers that neither the output nor a classifier half-way needs.
+    /// The same without layers that neither the output, a classifier half-way nor the images made
+    /// again need.
     pub(crate) fn pruned(&self) -> Self {
         let mut needed: BTreeSet<&str> = self.auxiliary.iter().map(|(name, _)| &**name).collect();
         needed.insert(&self.output);
+        needed.extend(self.reconstruction.as_deref());
         for layer in self.layers.iter().rev() {
             if needed.contains(&*layer.name) {
                 needed.extend(layer.inputs.iter().map(String::as_str));
@@ -509,6 +545,7 @@ impl From<&Graph> for GraphRecord {
             output: name_of(&graph.output),
             head: graph.head.clone(),
             auxiliary: graph.auxiliary.iter().map(|a| (name_of(&a.output), a.share)).collect(),
+            reconstruction: graph.reconstruction.as_ref().map(name_of),
             layers: graph.nodes.iter().map(record).collect(),
         }
     }
@@ -559,6 +596,10 @@ impl TryFrom<&GraphRecord> for Graph {
                 return Err(refuse(name, "is no classifier whose loss could be added"));
             }
             builder.auxiliary(output, *share);
+        }
+        if let Some(name) = &record.reconstruction {
+            let images = named(&builder, name)?;
+            builder.reconstruction(images);
         }
         builder.finish(output, &record.head)
     }

@@ -6,6 +6,7 @@
 //! trained runs through [`Training`]. Both reach the device through [`ops`].
 
 pub mod atomic_file;
+mod autoencoder;
 mod branches;
 mod checkpoint;
 mod cpu;

@@ -24,6 +24,11 @@ impl Graph {
             wires.push(builder.layer(&node.name, change(id, node.layer), &inputs));
         }
         self.auxiliary().iter().for_each(|a| builder.auxiliary(wires[a.output], a.share));
+        // A decoder makes images of the size and the channels that it was made for.
+        let same = |id: &NodeId| builder.shape(wires[*id]) == builder.shape(input);
+        if let Some(images) = self.reconstruction().filter(same) {
+            builder.reconstruction(wires[images]);
+        }
         builder.finish(wires[self.output()], self.head())
     }
 

@@ -54,7 +54,7 @@ impl Span {
 
 impl Graph {
     /// The receptive field of every node at the nominal input size; none where a value depends on
-    /// the whole image. Gates do not count: what squeeze-and-excitation multiplies by always sees
+    /// the whole image, or several share one (behind an upsampling). Gates do not count: what squeeze-and-excitation multiplies by always sees
     /// the whole image.
     pub fn receptive_fields(&self) -> Vec<Option<ReceptiveField>> {
         let mut spans: Vec<Option<[Span; 2]>> = Vec::with_capacity(self.nodes().len());
@@ -102,9 +102,11 @@ fn window(node: &Node, x: Shape, axis: usize) -> Option<Window> {
             let overlap = usize::from(pixels > windows && !pixels.is_multiple_of(windows));
             Window { size: pixels.div_ceil(windows) + overlap, stride, before: 0 }
         }
-        Layer::GlobalAvgPool | Layer::Flatten | Layer::Hog(_) | Layer::ColourHistogram(_) => {
-            return None;
-        }
+        Layer::GlobalAvgPool
+        | Layer::Flatten
+        | Layer::Upsample { .. }
+        | Layer::Hog(_)
+        | Layer::ColourHistogram(_) => return None,
         _ => point,
     })
 }

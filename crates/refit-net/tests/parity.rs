@@ -123,7 +123,8 @@ forward! {
 /// Names, shapes, parameter and multiply-add counts, and what images a network takes.
 #[test]
 fn names_shapes_and_counts_are_the_published_ones() {
-    for architecture in zoo::all() {
+    // refit's own has no other implementation to compare with.
+    for architecture in zoo::all().filter(|a| a.name != "small") {
         let (name, graph) = (architecture.name, architecture.graph());
         let file = common::read(name);
         let json = |key: &str| -> serde_json::Value {

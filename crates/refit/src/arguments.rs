@@ -52,6 +52,14 @@ enum Unknowing {
 }
 
 impl UnknownArg {
+    /// The share that was asked for: none where nothing was said, 0 for `off`.
+    pub fn asked(self) -> Option<f64> {
+        self.unknown.map(|unknown| match unknown {
+            Unknowing::Off => 0.0,
+            Unknowing::Share(share) => share,
+        })
+    }
+
     /// The share for a model; none where nothing is to be called unknown, or the model does not tell
     /// and nobody asked.
     pub fn share(self, model: &Model, progress: &Progress) -> Result<Option<f64>, Failure> {

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    advise, augment, bench, compare, dedup, distill, doctor, edit, embed, evaluate, explain,
-    export, import, index, info, layers, models, predict, pull, report, run, train, tune,
+    advise, augment, autoencode, bench, compare, dedup, distill, doctor, edit, embed, evaluate,
+    explain, export, import, index, info, layers, models, predict, pull, report, run, train, tune,
 };
 use crate::machine::Machine;
 
@@ -45,6 +45,7 @@ pub enum Command {
     Distill(Box<distill::Distill>),
     Augment(augment::AugmentCommand),
     Compare(compare::Compare),
+    Autoencode(Box<autoencode::Autoencode>),
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),
     Explain(explain::Explain),

@@ -9,6 +9,7 @@ use refit_data::Dataset;
 use super::images::Images;
 use super::start::list;
 use super::{Choice, Distilled, Report, RunContext, Search};
+use crate::autoencode::is_autoencoder;
 use crate::error::LearnError;
 use crate::fit::{Epoch, RateSearch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
@@ -164,6 +165,9 @@ pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
         _ => damaged(folder, SETTINGS, error),
     })?;
     toml::from_str(&text).map_err(|error| {
+        if is_autoencoder(folder) {
+            return LearnError::OtherRun { path: folder.to_owned(), command: "autoencode" };
+        }
         let at = error.span().map_or(0, |span| span.start);
         let line = text.get(..at).unwrap_or(&text).matches('\n').count() + 1;
         damaged(folder, SETTINGS, format!("line {line}: {}", error.message()))
@@ -218,7 +222,7 @@ impl Record {
             Err(e) => Err(damaged(name, e.to_string())),
         };
         let Some(metrics) = text(METRICS)? else {
-            return Err(LearnError::Unfinished { path: folder.to_owned() });
+            return Err(LearnError::Unfinished { path: folder.to_owned(), command: "train" });
         };
         let report: Report =
             serde_json::from_str(&metrics).map_err(|e| damaged(METRICS, e.to_string()))?;

@@ -533,6 +533,7 @@ impl<'a> Run<'a> {
             },
             temperature: trust.calibration.temperature as f32,
             unknown: trust.unknown.clone(),
+            autoencoder: None,
             weights,
         }
     }

@@ -1,10 +1,11 @@
 //! Layers that run by themselves, with their gradients, over whole maps.
 
 use refit_kernels::{
-    Buffer, Channels, Divisor, LocalResponse, Resized, adaptive_pool, adaptive_pool_gradient,
-    average_pool, average_pool_gradient, copy_channels, gate, gate_gradient, layer_norm,
-    layer_norm_gradient, local_response, local_response_gradient, mean_pool, mean_pool_gradient,
-    pad, shuffle_channels, to_channels_first, to_channels_last,
+    Buffer, Channels, Divisor, LocalResponse, Resized, Upsampling, adaptive_pool,
+    adaptive_pool_gradient, average_pool, average_pool_gradient, copy_channels, gate,
+    gate_gradient, layer_norm, layer_norm_gradient, local_response, local_response_gradient,
+    mean_pool, mean_pool_gradient, pad, shuffle_channels, to_channels_first, to_channels_last,
+    upsample, upsample_gradient,
 };
 
 use super::map::Map;
@@ -61,6 +62,15 @@ pub(super) fn forward(layer: &Layer, inputs: &[Map], parameters: &[Vec<f32>]) ->
         }),
         Layer::Flatten => made([n, 1, 1, h * w * c], |y| {
             to_channels_first(&x.values, [n, h * w, c], y);
+        }),
+        Layer::Unflatten { size: [rows, columns] } => {
+            let channels = c / (rows * columns);
+            made([n, *rows, *columns, channels], |y| {
+                to_channels_last(&x.values, [n, channels, rows * columns], y);
+            })
+        }
+        Layer::Upsample { factor } => made([n, h * factor, w * factor, c], |y| {
+            upsample(&Upsampling { channels: c, width: w, factor: *factor }, &x.values, y);
         }),
         Layer::LocalResponseNorm(norm) => {
             same(x, |y| local_response(&x.values, c, &response(norm), y))
@@ -144,6 +154,17 @@ pub(super) fn backward(
         Layer::Flatten => {
             let mut dx = Buffer::stale(len);
             to_channels_last(&g, [n, c, h * w], &mut dx);
+            dx
+        }
+        Layer::Unflatten { size: [rows, columns] } => {
+            let mut dx = Buffer::stale(len);
+            to_channels_first(&g, [n, rows * columns, c / (rows * columns)], &mut dx);
+            dx
+        }
+        Layer::Upsample { factor } => {
+            let mut dx = Buffer::stale(len);
+            let shape = Upsampling { channels: c, width: w, factor: *factor };
+            upsample_gradient(&shape, &g, &mut dx);
             dx
         }
         Layer::LocalResponseNorm(norm) => {

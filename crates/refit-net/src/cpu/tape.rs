@@ -1063,6 +1063,28 @@ pub(crate) mod tests {
         g.finish(v, "fc").unwrap()
     }
 
+    /// A code and the way back from it, in a network whose output depends on both.
+    pub(crate) fn decoder() -> Graph {
+        let (mut g, x) = Builder::new("decoder", Shape::map(3, 13, 11));
+        let a = g.conv("a", x, Conv::k3(5).stride(2).biased());
+        let a = g.relu("a_relu", a);
+        let v = g.flatten("flatten", a);
+        let v = g.linear("code", v, 24);
+        let b = g.unflatten("map", v, [3, 2]);
+        let b = g.batch_norm("b_norm", b, BatchNorm::default());
+        let b = g.relu("b_relu", b);
+        let b = g.upsample("double", b, 2);
+        let c = g.conv("c", b, Conv::k3(5).biased());
+        let b = g.upsample("triple", c, 3);
+        let b = g.layer("crop", Layer::Pad { rows: [-2, -1], columns: [-1, 0] }, &[b]);
+        let b = g.conv("d", b, Conv::k3(2).biased());
+        let c = g.global_avg_pool("c_mean", c);
+        let b = g.flatten("pixels", b);
+        let y = g.concat("cat", &[b, c, v]);
+        let y = g.linear("fc", y, 3);
+        g.finish(y, "fc").unwrap()
+    }
+
     pub(crate) fn images(n: usize, device: &Device) -> Value {
         let value = |i: usize| ((i * 7919 % 1013) as f32 / 506.5 - 1.0) * 2.0;
         let values: Vec<f32> = (0..n * 3 * 13 * 11).map(value).collect();
@@ -1096,7 +1118,7 @@ pub(crate) mod tests {
     /// Logits, gradients and statistics equal those of Burn's operations and their derivatives.
     #[test]
     fn a_pass_equals_the_operations_on_tensors() {
-        for graph in [everything(), everything_else()] {
+        for graph in [everything(), everything_else(), decoder()] {
             compare_a_pass(graph, &[]);
         }
     }
@@ -1105,7 +1127,7 @@ pub(crate) mod tests {
     /// the images, of which nothing is learned.
     #[test]
     fn a_tapped_pass_equals_the_operations_on_tensors() {
-        for graph in [everything(), everything_else()] {
+        for graph in [everything(), everything_else(), decoder()] {
             for id in graph.needed() {
                 compare_a_pass(graph.clone(), &[id]);
             }

@@ -54,6 +54,8 @@ impl Draft {
         let names: BTreeSet<String> = self.names(&kept).collect();
         record.layers.retain(|l| names.contains(&l.name));
         record.auxiliary.retain(|(name, _)| names.contains(name));
+        // Classes are not what images are made again of.
+        record.reconstruction = None;
         let outputs: BTreeSet<String> = self.names(&halfway).collect();
         for layer in record.layers.iter_mut().filter(|l| outputs.contains(&l.name)) {
             layer.layer = Layer::Linear(Linear::new(classes));
@@ -116,6 +118,7 @@ impl Draft {
         let mut record = GraphRecord::from(&self.graph);
         record.output = self.graph.nodes()[output].name.clone();
         record.auxiliary.clear();
+        record.reconstruction = None;
         if !kept.iter().any(|&id| self.graph.is_head(id)) {
             record.head.clear();
         }

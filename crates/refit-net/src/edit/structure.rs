@@ -96,6 +96,7 @@ impl Draft {
         }
         record.output = new(&record.output);
         record.auxiliary.iter_mut().for_each(|(name, _)| *name = new(name));
+        record.reconstruction.iter_mut().for_each(|name| *name = new(name));
         record.head = match is_under(&record.head, from) {
             true => new(&record.head),
             false => self.head_after(&record, to),
@@ -194,6 +195,7 @@ fn used_outside(graph: &Graph, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let others = graph.nodes().iter().enumerate().filter(|(id, _)| !nodes.contains(id));
     let taken = others.flat_map(|(_, n)| n.inputs.iter().copied());
     let results = graph.auxiliary().iter().map(|a| a.output).chain([graph.output()]);
+    let results = results.chain(graph.reconstruction());
     taken.chain(results).filter(|id| nodes.contains(id)).collect()
 }
 
@@ -207,7 +209,8 @@ fn list(graph: &Graph, nodes: &[NodeId]) -> String {
 pub(super) fn use_instead(record: &mut GraphRecord, old: &str, new: &str) {
     let inputs = record.layers.iter_mut().flat_map(|l| &mut l.inputs);
     let outputs = record.auxiliary.iter_mut().map(|(name, _)| name);
-    for name in inputs.chain(outputs).chain([&mut record.output]) {
+    let results = record.reconstruction.iter_mut().chain([&mut record.output]);
+    for name in inputs.chain(outputs).chain(results) {
         if name == old {
             new.clone_into(name);
         }

@@ -25,6 +25,8 @@ impl fmt::Display for Layer {
             }
             Self::Dropout(dropout) => write!(f, " {}", dropout.share),
             Self::Scale { factor } => write!(f, " {factor}"),
+            Self::Upsample { factor } => write!(f, " {factor}x"),
+            Self::Unflatten { size: [height, width] } => write!(f, " {height}x{width}"),
             Self::Shuffle { groups } => write!(f, " {groups}"),
             Self::Slice { first, channels } => write!(f, " {first}..{}", first + channels),
             Self::Hog(hog) => write!(f, " {0}x{0}, {1} bins", hog.cell, hog.bins),
@@ -62,6 +64,8 @@ mod tests {
         assert_eq!(said(Layer::MaxPool(Windows::new(3, 2))), "max_pool 3x3/2");
         assert_eq!(said(Layer::Dropout(Dropout::new(0.2))), "dropout 0.2");
         assert_eq!(said(Layer::Slice { first: 4, channels: 4 }), "slice 4..8");
+        assert_eq!(said(Layer::Upsample { factor: 2 }), "upsample 2x");
+        assert_eq!(said(Layer::Unflatten { size: [4, 3] }), "unflatten 4x3");
         assert_eq!(said(Layer::Add), "add");
     }
 }

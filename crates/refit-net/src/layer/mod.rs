@@ -12,6 +12,7 @@ mod neighbours;
 mod norm;
 mod pool;
 mod trees;
+mod upsample;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,16 @@ pub enum Layer {
     GlobalAvgPool,
     /// A map as a vector, channel by channel: `[n, c, h, w] -> [n, c h w]`.
     Flatten,
+    /// A vector as a map, channel by channel: `[n, c h w] -> [n, c, h, w]`.
+    Unflatten {
+        /// Height and width.
+        size: [usize; 2],
+    },
+    /// Each pixel as a square: `[n, c, h, w] -> [n, c, factor h, factor w]`.
+    Upsample {
+        /// Height and width of the square.
+        factor: usize,
+    },
     /// Local response normalization.
     LocalResponseNorm(LocalResponseNorm),
     /// Layer normalization over the channels of each pixel.
@@ -233,6 +244,8 @@ impl Layer {
                 x => Err(Misfit(format!("takes a feature map, not {x}"))),
             },
             Self::Flatten => Ok(Shape::vector(one()?.elements())),
+            Self::Unflatten { size } => upsample::unflattened(one()?, *size),
+            Self::Upsample { factor } => upsample::upsampled(one()?, *factor),
             Self::LocalResponseNorm(norm) => match one()? {
                 x @ Shape::Map { .. } if norm.size > 0 => Ok(x),
                 x => Err(Misfit(format!("normalizes over {} channels, given {x}", norm.size))),
@@ -302,6 +315,8 @@ impl Layer {
             Self::AdaptiveAvgPool { .. } => "adaptive_avg_pool",
             Self::GlobalAvgPool => "global_avg_pool",
             Self::Flatten => "flatten",
+            Self::Unflatten { .. } => "unflatten",
+            Self::Upsample { .. } => "upsample",
             Self::LocalResponseNorm(_) => "local_response_norm",
             Self::LayerNorm(_) => "layer_norm",
             Self::LayerScale(_) => "layer_scale",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::emit::{Emitter, float, int, ints};
+use super::emit::{Emitter, float, int, ints, word};
 use super::preprocess::Preprocessing;
 use super::proto::{self, data_type};
 use super::{INPUT, OUTPUT, OnnxError, PREPROCESSED, PRODUCER};
@@ -299,6 +299,24 @@ impl<'a> Exporter<'a> {
             Layer::Flatten => {
                 let value = self.first(x);
                 self.emitter.node("Flatten", name, [&value], vec![int("axis", 1)])
+            }
+            Layer::Unflatten { size: [rows, columns] } => {
+                let value = self.first(x);
+                let extents = [0, -1, rows as i64, columns as i64];
+                let extents = self.emitter.ints(&format!("{name}.size"), &extents);
+                self.emitter.node("Reshape", name, [&value, &extents], vec![])
+            }
+            Layer::Upsample { factor } => {
+                let value = self.first(x);
+                let factors = [1.0, 1.0, factor as f32, factor as f32];
+                let factors = self.emitter.floats(&format!("{name}.factors"), &[4], &factors);
+                let attributes = vec![
+                    word("mode", "nearest"),
+                    word("coordinate_transformation_mode", "asymmetric"),
+                    word("nearest_mode", "floor"),
+                ];
+                // Between them stands a region, which there is none of.
+                self.emitter.node("Resize", name, [&value, "", &factors], attributes)
             }
             Layer::LocalResponseNorm(norm) => {
                 // ONNX and PyTorch disagree on which neighbour an even size leaves out.

@@ -12,7 +12,7 @@ use super::{
     BatchNorms, Bytes, ExportOptions, Fit, ImportOptions, OnnxError, Preprocessing, export, import,
     import_bytes,
 };
-use crate::cpu::tape::tests::{everything, everything_else, images, shake};
+use crate::cpu::tape::tests::{decoder, everything, everything_else, images, shake};
 use crate::error::Hint;
 use crate::frozen::Compiled;
 use crate::graph::{Builder, Graph};
@@ -60,6 +60,29 @@ fn every_layer_comes_back() {
             assert!(merged || has(&back, kind), "no {kind} came back");
         }
     }
+}
+
+/// Whoever reads them repeats pixels and takes values in the order that refit does.
+#[test]
+fn decoders_are_written() {
+    let net = Network::initialize(decoder(), 3, &Device::default());
+    let file = Model::decode(export(&net, &ExportOptions::default()).unwrap()).unwrap();
+    let graph = file.graph.unwrap();
+    let of = |op: &str| -> Vec<&Node> { graph.node.iter().filter(|n| n.op_type == op).collect() };
+    let words = |node: &Node| -> Vec<String> {
+        let words = node.attribute.iter().map(|a| String::from_utf8(a.s.to_vec()).unwrap());
+        words.collect()
+    };
+    let [double, triple] = of("Resize")[..] else { panic!("two upsamplings") };
+    assert_eq!(words(double), ["nearest", "asymmetric", "floor"]);
+    let factors = |node: &Node| {
+        let constant = graph.initializer.iter().find(|t| t.name == node.input[2]).unwrap();
+        constant.raw_data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let (found, want): (Vec<f32>, _) = (factors(double), [1.0, 1.0, 2.0, 2.0]);
+    assert_eq!(found, want);
+    assert_eq!((factors(triple) as Vec<f32>)[3], 3.0);
+    assert_eq!((double.input[1].as_str(), of("Reshape").len()), ("", 1));
 }
 
 #[test]

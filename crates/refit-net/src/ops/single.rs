@@ -71,6 +71,12 @@ pub(crate) fn run(layer: &Layer, inputs: Vec<Value>, parameters: &[Tensor<1>]) -
             Value::Map(x) => Value::Vector(x.flatten::<2>(1, 3)),
             vector @ Value::Vector(_) => vector,
         },
+        Layer::Unflatten { size: [rows, columns] } => {
+            let x = next().vector();
+            let [n, features] = x.dims();
+            Value::Map(x.reshape([n, features / (rows * columns), *rows, *columns]))
+        }
+        Layer::Upsample { factor } => Value::Map(upsample(next().map(), *factor)),
         Layer::LocalResponseNorm(norm) => Value::Map(local_response(next().map(), norm)),
         Layer::LayerNorm(norm) => {
             let [scale, shift] = parameters else { unreachable!("a scale and a shift") };
@@ -132,6 +138,13 @@ fn pad(x: Tensor<4>, [rows, columns]: [[isize; 2]; 2], value: f32) -> Tensor<4> 
         return x;
     }
     x.pad([rows, columns], PadMode::Constant(value))
+}
+
+/// Each pixel as a square of `factor` by `factor`.
+fn upsample(x: Tensor<4>, factor: usize) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    let x = x.reshape([n * c, h, 1, w]).repeat_dim(2, factor).reshape([n * c, h * factor, w, 1]);
+    x.repeat_dim(3, factor).reshape([n, c, h * factor, w * factor])
 }
 
 /// A map padded with `value` so that windows without padding of their own meet the same pixels; a

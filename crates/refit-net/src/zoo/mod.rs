@@ -18,6 +18,7 @@ mod regnet;
 mod resnet;
 mod shallow;
 mod shufflenet;
+mod small;
 mod squeezenet;
 mod vgg;
 
@@ -178,6 +179,7 @@ pub fn all() -> impl Iterator<Item = &'static Architecture> {
         efficientnet::ARCHITECTURES,
         regnet::ARCHITECTURES,
         convnext::ARCHITECTURES,
+        small::ARCHITECTURES,
     ];
     FAMILIES.iter().copied().flatten()
 }

@@ -133,6 +133,7 @@ impl Import {
             data: None,
             metrics: None,
             unknown: None,
+            autoencoder: None,
             temperature: temperature.filter(|t: &f32| *t > 0.0 && t.is_finite()).unwrap_or(1.0),
             weights: weights.unwrap_or(Provenance { source: name.into(), ..Provenance::default() }),
         })

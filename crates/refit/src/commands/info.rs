@@ -8,12 +8,14 @@ use clap::Args;
 use refit::Model;
 use refit::data::{Interpolation, Preprocess, Resize};
 use refit::learn::Card;
+use refit::learn::autoencode::{ANOMALOUS, Autoencoder};
 use refit::learn::unknown::{SHARE, Unknown};
 use refit::net::state_dict::StateDict;
 use refit::net::{Precision, RecognizeError, Recognized, recognize};
 use serde::Serialize;
 
 use crate::cli::TEMPLATE;
+use crate::commands::autoencode::told;
 use crate::commands::train::accuracy;
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -146,7 +148,7 @@ fn model_rows(model: &Model) -> Vec<Vec<String>> {
                 short(network.multiply_adds())
             ),
         ),
-        row("classes", format!("{}: {}", card.classes.len(), first_few(&card.classes))),
+        row("classes", classes(model)),
         row("input", preprocessing(&card.preprocess)),
     ];
     if let Some(settings) = &card.settings {
@@ -172,11 +174,35 @@ fn model_rows(model: &Model) -> Vec<Vec<String>> {
         rows.push(row("calibrated", text));
     }
     rows.extend(card.unknown.as_ref().map(|unknown| row("unknown", threshold(unknown))));
+    rows.extend(card.autoencoder.as_ref().map(|found| row("makes again", reconstruction(found))));
     rows.push(row("weights", card.weights.source.as_str()));
     rows.extend(card.weights.trained_on.as_ref().map(|on| row("", format!("trained on {on}"))));
     rows.extend(card.weights.licence.as_ref().map(|l| row("licence", format!("{l} (weights)"))));
     rows.push(row("written by", format!("refit {}", card.refit)));
     rows
+}
+
+/// The classes, or what the output is instead.
+fn classes(model: &Model) -> String {
+    let (graph, classes) = (model.network.graph(), &model.card.classes);
+    match (&model.card.autoencoder, classes.is_empty()) {
+        (Some(_), true) => {
+            let values = graph.nodes()[graph.output()].shape.elements();
+            format!("none: a code of {values} values")
+        }
+        _ => format!("{}: {}", classes.len(), first_few(classes)),
+    }
+}
+
+/// How an autoencoder does, and what it calls an anomaly.
+fn reconstruction(autoencoder: &Autoencoder) -> String {
+    let found = told(&autoencoder.held_out);
+    let threshold = autoencoder.threshold(ANOMALOUS);
+    let anomaly = match threshold.is_finite() {
+        true => format!("; an anomaly has an error above {threshold:.4}"),
+        false => String::new(),
+    };
+    format!("of images held out: {found}{anomaly}")
 }
 
 fn threshold(unknown: &Unknown) -> String {

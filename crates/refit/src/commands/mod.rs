@@ -2,6 +2,7 @@
 
 pub mod advise;
 pub mod augment;
+pub mod autoencode;
 pub mod bench;
 pub mod compare;
 pub mod dedup;
@@ -36,6 +37,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Tune(tune) => tune.run(machine),
         Command::Distill(distill) => distill.run(machine),
         Command::Augment(augment) => augment.run(machine),
+        Command::Autoencode(autoencode) => autoencode.run(machine),
         Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),
         Command::Evaluate(evaluate) => evaluate.run(machine),

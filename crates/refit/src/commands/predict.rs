@@ -1,5 +1,7 @@
 //! `refit predict`: which classes images belong to.
 
+mod anomaly;
+
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +29,7 @@ use crate::progress::Progress;
   refit predict model.safetensors new/ --precision bf16
   refit predict model.safetensors new/ --unknown 0.01
   refit predict model.safetensors new/ --tta 2
+  refit predict --anomaly autoencoder.safetensors new/
   find . -name '*.jpg' | refit predict model.safetensors - --format jsonl
 
 Formats:
@@ -40,6 +43,11 @@ Formats:
 An image is unknown if it is farther from the images of training than nearly all of their kind; \
 score is how far, about 1 for an image like those. What it would be taken for is printed all the \
 same. Where a model does not tell, csv leaves both empty and jsonl leaves them out.
+
+With --anomaly, a model that `refit autoencode` made says how badly it makes each image again: \
+score is the error, and an image is anomalous if that is above the threshold, which of images like \
+those of training 1 in 20 exceeds, or the share that --unknown gives. csv then has the columns \
+path,score,threshold,anomalous, and so have the lines of jsonl.
 
 An unreadable image is named on stderr and left out."
 )]
@@ -55,6 +63,10 @@ pub struct Predict {
     #[arg(long, value_name = "K", default_value_t = 3,
           value_parser = arguments::at_least_one)]
     top: usize,
+
+    /// Tell images unlike those that an autoencoder learned from, by the error of their reconstruction
+    #[arg(long, conflicts_with_all = ["top", "tta"])]
+    anomaly: bool,
 
     /// How to print [default: table on a terminal, jsonl elsewhere]
     #[arg(long, value_name = "FORMAT")]
@@ -95,6 +107,11 @@ impl Predict {
     /// Classifies, printing as it goes.
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
         let model = self.model.open(&machine.device())?;
+        let options = machine.run_options(self.strict, self.precision.precision);
+        if self.anomaly {
+            let share = self.unknown.asked();
+            return anomaly::tell(&model, &samples(&self.paths)?, self.format, share, &options);
+        }
         model.check_classes()?;
         model.views(self.views.tta)?;
         let samples = samples(&self.paths)?;
@@ -102,7 +119,6 @@ impl Predict {
         let share = self.unknown.share(&model, &progress)?;
         let printer = Printer::new(&model, &samples, self.top, self.format, share.is_some());
         printer.header()?;
-        let options = machine.run_options(self.strict, self.precision.precision);
         let options = RunOptions { views: self.views.tta, ..options };
         let mut broken = None;
         let done = progress.stage("predict", samples.len(), || {

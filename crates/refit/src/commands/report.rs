@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use refit::learn::Record;
+use refit::learn::autoencode::{AutoencodeRecord, is_autoencoder};
 use refit::net::atomic_file;
 use refit::{Device, Model};
 
@@ -12,7 +13,7 @@ use crate::cli::TEMPLATE;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::progress::Progress;
-use crate::report::{Run, of_run, of_runs};
+use crate::report::{Run, of_autoencoding, of_run, of_runs};
 
 /// The file that `refit train` writes into its folder.
 pub const FILE: &str = "report.html";
@@ -45,6 +46,13 @@ pub struct Report {
 impl Report {
     /// Reads the runs and writes the report.
     pub fn run(self, machine: &Machine) -> Result<(), Failure> {
+        if let [run] = &self.runs[..]
+            && is_autoencoder(run)
+        {
+            let out = self.out.unwrap_or_else(|| run.join(FILE));
+            save(&out, &of_autoencoding(&AutoencodeRecord::read(run)?))?;
+            return Ok(writeln!(io::stdout(), "{}", out.display())?);
+        }
         let records: Result<Vec<Record>, _> =
             self.runs.iter().map(|run| Record::read(run)).collect();
         let records = records?;
@@ -87,6 +95,13 @@ pub fn of_outcome(folder: &Path, model: &Model) -> Result<PathBuf, Failure> {
     let record = Record::read(folder)?;
     let out = folder.join(FILE);
     save(&out, &of_run(&Run { record: &record, model: Some(model) }))?;
+    Ok(out)
+}
+
+/// Writes the report of an autoencoder's run into its folder.
+pub fn of_autoencoder(folder: &Path) -> Result<PathBuf, Failure> {
+    let out = folder.join(FILE);
+    save(&out, &of_autoencoding(&AutoencodeRecord::read(folder)?))?;
     Ok(out)
 }
 

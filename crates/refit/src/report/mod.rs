@@ -6,6 +6,7 @@
 //! `plotly` draw by scripts.
 
 mod advice;
+mod autoencode;
 mod calibration;
 mod chart;
 mod classes;
@@ -31,6 +32,7 @@ use refit::Model;
 use refit::learn::metrics::Metrics;
 use refit::learn::{Record, Split};
 
+pub use autoencode::of_autoencoding;
 pub use compare::{of_comparison, of_runs};
 pub use page::page;
 pub use picture::{encode_jpeg, encode_png, over, thumbnail};

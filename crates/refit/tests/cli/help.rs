@@ -15,6 +15,7 @@ fn every_command_explains_itself() {
         "distill",
         "augment",
         "compare",
+        "autoencode",
         "predict",
         "evaluate",
         "explain",

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod augment;
+mod autoencode;
 mod compare;
 mod distill;
 mod doctor;

@@ -15,7 +15,7 @@ fn networks_are_listed() {
     assert_eq!(first["name"], "efficientnet_lite0");
     assert_eq!(first["parameters"], 4_652_008);
     assert_eq!(first["weights"]["licence"], "Apache-2.0");
-    assert_eq!(json.as_array().unwrap().len(), 74);
+    assert_eq!(json.as_array().unwrap().len(), 75);
 }
 
 #[test]
