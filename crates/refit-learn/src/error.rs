@@ -216,6 +216,16 @@ pub enum LearnError {
         /// The folder.
         path: PathBuf,
     },
+    /// A hint between layers of different kinds.
+    #[error(
+        "`{student}` cannot learn from the teacher's `{teacher}`: one is a map, the other a vector"
+    )]
+    UnlikeHint {
+        /// The student's layer.
+        student: String,
+        /// The teacher's.
+        teacher: String,
+    },
     /// A setting out of its range.
     #[error("{name} is {value}, but must be {range}")]
     Setting {
@@ -375,6 +385,9 @@ impl Hint for LearnError {
             }
             Self::OtherContest { .. } => {
                 "compare with the same flags as before, or in another folder, with --out".into()
+            }
+            Self::UnlikeHint { .. } => {
+                "name two maps or two vectors; `refit layers` lists them with their shapes".into()
             }
             Self::Setting { .. } => "see `refit train --help`".into(),
             Self::ForeignClasses { .. } => {

@@ -92,7 +92,7 @@ impl Model {
         Ok(Evaluation { metrics: metrics.ok_or_else(nothing)?, unknown, images, skipped })
     }
 
-    fn positions_of(&self, classes: &[String]) -> Result<Vec<usize>, LearnError> {
+    pub(crate) fn positions_of(&self, classes: &[String]) -> Result<Vec<usize>, LearnError> {
         let known = &self.card.classes;
         let position = |class: &String| known.iter().position(|k| k == class);
         let unknown: Vec<String> =

@@ -48,8 +48,11 @@ pub struct Aim {
     /// What each image counts for in the classes' loss, `[n]`; empty where all count alike.
     pub shares: Vec<f32>,
     /// A scalar that is added, of a pass.
-    pub other: Option<Rc<dyn Fn(&Pass) -> Tensor<1>>>,
+    pub other: Option<OtherLoss>,
 }
+
+/// A loss of a pass: a scalar.
+pub type OtherLoss = Rc<dyn Fn(&Pass) -> Tensor<1>>;
 
 impl Default for Aim {
     /// The classes alone.
@@ -62,9 +65,15 @@ impl Default for Aim {
 #[derive(Debug, Clone)]
 pub enum Verdict {
     /// At telling classes.
-    Classes(Metrics),
+    Classes(Box<Metrics>),
     /// At something else: an error, of which less is better.
     Error(f64),
+}
+
+impl From<Metrics> for Verdict {
+    fn from(metrics: Metrics) -> Self {
+        Self::Classes(Box::new(metrics))
+    }
 }
 
 impl Verdict {

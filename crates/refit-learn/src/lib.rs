@@ -6,6 +6,7 @@
 pub mod advice;
 mod auc;
 pub mod calibrate;
+pub mod distill;
 mod error;
 mod evaluate;
 pub mod explain;
@@ -36,13 +37,14 @@ mod weight_average;
 mod weights;
 
 pub use auc::macro_auc;
+pub use distill::Distillation;
 pub use error::{Hint, LearnError};
 pub use evaluate::Evaluation;
 pub use explain::{Explainer, Explanation, HeatMap, Method};
 pub use extract::{Change, ExtractOptions, Features, extract, extract_at};
 pub use fit::{
-    Aim, Epoch, Feed, FitOptions, Fitted, RatePoint, RateSearch, Step, Verdict, checkpoint_file,
-    find_rate, fit,
+    Aim, Epoch, Feed, FitOptions, Fitted, OtherLoss, RatePoint, RateSearch, Step, Verdict,
+    checkpoint_file, find_rate, fit,
 };
 pub use loss::{Targets, balanced_weights, log_shares};
 pub use model::{
@@ -57,11 +59,11 @@ pub use settings::{
     ClassBalance, Mirror, Norms, OptimizerKind, ScheduleKind, Settings, Strategy, TrainingSettings,
 };
 pub use train::{
-    ALL_LAYERS, Attempt, Calibration, Choice, Comparison, Contestant, FittedOn, FoldReport,
-    FoldsReport, Importance, Leaks, LeftOut, Outcome, Parameter, Preview, Record, Report,
-    RunContext, Rung, Search, Seconds, Setup, Trial, TuneOptions, Tuned, UnknownReport, Values,
-    advise, advise_among, auto, compare, mcnemar, preview, read_search, read_settings, search,
-    train, tune,
+    ALL_LAYERS, ALONE, Attempt, Calibration, Choice, Comparison, Contestant, Distilled, FittedOn,
+    FoldReport, FoldsReport, Importance, Leaks, LeftOut, Outcome, Parameter, Party, Preview,
+    Record, Report, RunContext, Rung, Search, Seconds, Setup, Trial, TuneOptions, Tuned,
+    UnknownReport, Values, advise, advise_among, auto, compare, distill as distill_into, mcnemar,
+    preview, read_search, read_settings, search, train, tune,
 };
 pub use watch::{Event, Watch};
 pub use way::Way;

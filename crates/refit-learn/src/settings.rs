@@ -8,6 +8,7 @@ use refit_data::{Augment, Level};
 use refit_net::{Edit, HeadKind, NormStatistics, Precision};
 use serde::{Deserialize, Serialize};
 
+use crate::distill::Distillation;
 use crate::error::LearnError;
 use crate::select::Select;
 use crate::shallow::Learner;
@@ -185,6 +186,9 @@ pub struct Settings {
     /// Seconds after which no further epoch begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_budget: Option<f64>,
+    /// Whom the network learns from beside the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
     /// Whether the network with a head solved for, with which training begins, competes with what the
     /// epochs make of it: none that is less accurate on the validation images is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -414,6 +418,7 @@ impl Settings {
             strict: false,
             balance: ClassBalance::Images,
             time_budget: None,
+            distillation: None,
             training: TrainingSettings::for_strategy(strategy),
         }
     }
@@ -455,6 +460,11 @@ impl Settings {
             data: last(&self.data),
             val: self.val.as_ref().map(last),
             weights: self.weights.as_ref().map(last),
+            distillation: self.distillation.as_ref().map(|distillation| Distillation {
+                teachers: distillation.teachers.iter().map(last).collect(),
+                unlabelled: distillation.unlabelled.iter().map(last).collect(),
+                ..distillation.clone()
+            }),
             ..self.clone()
         }
     }
@@ -535,9 +545,43 @@ impl Settings {
             return Err(LearnError::NothingFrozen { precision, strategy });
         }
         t.augment().validate()?;
+        self.check_distillation()?;
         self.check_keep_classes()?;
         self.check_learner()?;
         Ok(self.precision.check()?)
+    }
+
+    fn check_distillation(&self) -> Result<(), LearnError> {
+        let Some(distillation) = &self.distillation else { return Ok(()) };
+        let refuse = |name, value: String, range| Err(LearnError::Setting { name, value, range });
+        distillation.validate()?;
+        let solves = self.strategy == Strategy::Features && self.solves_head();
+        if !self.strategy.trains_body() && !solves {
+            let strategy = self.strategy.to_string();
+            return refuse(
+                "--strategy",
+                strategy,
+                "one that trains, and features without --head mlp and --keep-classes, to learn from a teacher",
+            );
+        }
+        if solves && (distillation.compares_layers() || distillation.decoupled > 0.0) {
+            return refuse(
+                "--hints, --attention, --relational or --decoupled",
+                "above 0".into(),
+                "0 where a head learns from features: it hears softened outputs alone",
+            );
+        }
+        if self.training.fixed_views == 0 && !solves {
+            return refuse(
+                "--fixed-views",
+                "0".into(),
+                "at least 1, since teachers are asked of each view once",
+            );
+        }
+        if self.folds.is_some() && distillation.ignore_labels {
+            return refuse("--folds", "given".into(), "left out where labels are ignored");
+        }
+        Ok(())
     }
 
     fn check_folds(&self) -> Result<(), LearnError> {

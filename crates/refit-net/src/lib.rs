@@ -6,6 +6,7 @@
 //! trained runs through [`Training`]. Both reach the device through [`ops`].
 
 pub mod atomic_file;
+mod branches;
 mod checkpoint;
 mod cpu;
 mod edit;
@@ -29,6 +30,7 @@ pub mod state_dict;
 mod training;
 pub mod zoo;
 
+pub use branches::Branch;
 pub use checkpoint::save_checkpoint;
 pub use cpu::clock::{Phase, StepTime, profile};
 pub use cpu::{Precision, UnsupportedPrecision};

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    advise, augment, bench, compare, dedup, doctor, edit, embed, evaluate, explain, export, import,
-    index, info, layers, models, predict, pull, report, run, train, tune,
+    advise, augment, bench, compare, dedup, distill, doctor, edit, embed, evaluate, explain,
+    export, import, index, info, layers, models, predict, pull, report, run, train, tune,
 };
 use crate::machine::Machine;
 
@@ -42,6 +42,7 @@ pub enum Command {
     Train(Box<train::Train>),
     Advise(advise::Advise),
     Tune(Box<tune::Tune>),
+    Distill(Box<distill::Distill>),
     Augment(augment::AugmentCommand),
     Compare(compare::Compare),
     Predict(predict::Predict),

@@ -335,7 +335,7 @@ impl Feed for ActivationFeed<'_> {
             Ok(())
         })?;
         let metrics = Metrics::from_logits(&logits, &val.labels, &self.run.dataset.classes);
-        Ok(metrics.map(Verdict::Classes))
+        Ok(metrics.map(Verdict::from))
     }
 }
 

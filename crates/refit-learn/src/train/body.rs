@@ -14,7 +14,9 @@ use super::activations::ActivationFeed;
 use super::folder::RATES;
 use super::images::Images;
 use super::start::Start;
+use super::taught::{TaughtFeed, Teaching, pairs_of};
 use super::{Learned, Place, Run, labels};
+use crate::distill::without_adapters;
 use crate::error::LearnError;
 use crate::fit::{Aim, Epoch, Feed, FitOptions, Step, Verdict, find_rate, fit};
 use crate::loss::{balanced_weights, log_shares};
@@ -59,14 +61,43 @@ impl Run<'_> {
     ) -> Result<Learned, LearnError> {
         let preprocess = &start.preprocess;
         let network = self.thawed(&learned.network, start)?;
+        if let Some(teaching) = self.teaching {
+            return self.taught_body(teaching, learned, network, preprocess, images);
+        }
         let feed: Box<dyn Feed> = match self.settings.training.fixed_views {
             0 => Box::new(ImageFeed::new(self, preprocess, images)),
             _ => Box::new(ActivationFeed::new(self, preprocess, images, &network)?),
         };
+        self.fit_body(learned, network, feed.as_ref())
+    }
+
+    /// The same with teachers.
+    fn taught_body(
+        &self,
+        teaching: &Teaching,
+        learned: Learned,
+        network: Network,
+        preprocess: &Preprocess,
+        images: &Images,
+    ) -> Result<Learned, LearnError> {
+        let pairs = pairs_of(teaching, &network, preprocess)?;
+        let teacher = teaching.teachers[0].model.network.graph();
+        let network = pairs.with_adapters(&network, teacher, self.settings.seed)?;
+        let feed = TaughtFeed::new(self, preprocess, images, teaching, &pairs)?;
+        let learned = self.fit_body(learned, network, &feed)?;
+        Ok(Learned { network: without_adapters(&learned.network)?, ..learned })
+    }
+
+    fn fit_body(
+        &self,
+        learned: Learned,
+        network: Network,
+        feed: &dyn Feed,
+    ) -> Result<Learned, LearnError> {
         let checkpoints = self.folder.checkpoints();
         let training = &self.settings.training;
         let last = self.place.last_epoch();
-        let fitted = self.fit(network, feed.as_ref(), training, (checkpoints.as_deref(), last))?;
+        let fitted = self.fit(network, feed, training, (checkpoints.as_deref(), last))?;
         Ok(Learned { strength: learned.strength, ..fitted })
     }
 
@@ -236,6 +267,6 @@ impl Feed for ImageFeed<'_> {
 
     fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
         let metrics = self.run.judge(net, self.preprocess, &self.images.val, "validation")?;
-        Ok(metrics.map(Verdict::Classes))
+        Ok(metrics.map(Verdict::from))
     }
 }

@@ -390,7 +390,7 @@ impl Contest<'_> {
 }
 
 /// Milliseconds for an image: the median of some.
-fn latency(model: &Model) -> f64 {
+pub(super) fn latency(model: &Model) -> f64 {
     let size = model.card.preprocess.size;
     let compiled = model.network.compile_all();
     let run = || {

@@ -8,7 +8,7 @@ use refit_data::Dataset;
 
 use super::images::Images;
 use super::start::list;
-use super::{Choice, Report, RunContext, Search};
+use super::{Choice, Distilled, Report, RunContext, Search};
 use crate::error::LearnError;
 use crate::fit::{Epoch, RateSearch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
@@ -194,6 +194,8 @@ pub struct Record {
     pub rates: Option<RateSearch>,
     /// The search that found its settings, where there was one.
     pub search: Option<Search>,
+    /// The student beside its teachers, where it had any.
+    pub distilled: Option<Distilled>,
     /// What the model made of each validation and test image; none where the run was made by a refit
     /// that did not keep it.
     pub predictions: Option<Vec<Judgement>>,
@@ -234,6 +236,7 @@ impl Record {
             choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
             rates: rates.map_err(|e| damaged(RATES, e.to_string()))?,
             search: Search::read(folder)?,
+            distilled: Distilled::read(folder)?,
             predictions: predictions.map_err(|e| damaged(PREDICTIONS, e))?,
             model_bytes: fs::metadata(folder.join(MODEL)).ok().map(|m| m.len()),
             report,

@@ -28,6 +28,10 @@ impl Run<'_> {
     ) -> Result<Learned, LearnError> {
         let network = network.edit(&[Edit::FreezeBody], self.settings.seed)?;
         match self.settings.solves_head() {
+            true if is_whole_run && self.teaching.is_some() => {
+                let soft = self.soft_targets(images)?;
+                self.learned_head(&network, features, images, soft.as_deref())
+            }
             true if !self.settings.learner.is_linear() => {
                 self.learned_head(&network, features, images, None)
             }
@@ -170,6 +174,6 @@ impl Feed for FeatureFeed<'_> {
     fn validate(&self, _: &Training, net: &Network) -> Result<Option<Verdict>, LearnError> {
         let (rows, labels) = (&self.features.judged, &self.val_labels);
         let metrics = judge_rows(net, rows, self.val.clone(), labels, self.classes);
-        Ok(metrics.map(Verdict::Classes))
+        Ok(metrics.map(Verdict::from))
     }
 }

@@ -174,16 +174,22 @@ impl Run<'_> {
         Ok(images)
     }
 
-    /// Every class must have kept a readable training image.
+    /// Every class must have kept a readable training image, unless a teacher knows them all and no
+    /// head is solved for.
     pub(super) fn check_classes(&self, images: &Images) -> Result<(), LearnError> {
-        let lost = (0..self.dataset.classes.len())
-            .find(|&class| images.train.iter().all(|s| s.label != class));
-        match lost {
+        let taught = self.teaching.is_some_and(|teaching| !teaching.unlabelled.is_empty());
+        match self.lost_class(images) {
             None => Ok(()),
+            Some(_) if taught && !self.settings.strategy.runs_frozen() => Ok(()),
             Some(class) => Err(LearnError::NoTrainingImages {
                 class: self.dataset.classes[class].clone(),
                 path: self.settings.data.clone(),
             }),
         }
+    }
+
+    /// A class without a training image.
+    pub(super) fn lost_class(&self, images: &Images) -> Option<usize> {
+        (0..self.dataset.classes.len()).find(|&class| images.train.iter().all(|s| s.label != class))
     }
 }

@@ -45,7 +45,8 @@ impl Run<'_> {
         let augment = settings.training.augment();
         let turns = settings.strategy.trains_body()
             && (augment.vertical_flip > 0.0 || augment.quarter_turn > 0.0);
-        if !turns && !self.looks_at_mirroring() {
+        // Of a class that no image shows nothing can be told.
+        if !turns && !self.looks_at_mirroring() || self.lost_class(images).is_some() {
             return Ok(settings);
         }
         let (chosen, truth) = self.looked_at(images);

@@ -8,6 +8,7 @@ mod batch;
 mod body;
 mod compare;
 mod contest;
+mod distilled;
 mod folder;
 mod folds;
 mod head;
@@ -20,6 +21,7 @@ mod peak;
 mod shallow;
 mod sheet;
 mod start;
+mod taught;
 mod trust;
 mod tune;
 
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use advise::{advise, advise_among};
 pub use auto::{Choice, Trial, auto};
 pub use compare::{Comparison, Contestant, LeftOut, compare, mcnemar};
+pub use distilled::{ALONE, Distilled, Party, distill};
 pub use folder::{Record, read_settings};
 pub use folds::{FoldReport, FoldsReport};
 pub use leaks::Leaks;
@@ -56,6 +59,7 @@ use folder::{PREDICTIONS, RunFolder};
 use folds::{OutOfFold, cross_validate};
 use images::{Images, SplitFeatures};
 use start::{Start, open_dataset, starting_point};
+use taught::Teaching;
 use trust::{Tested, Trust};
 
 /// How a run is carried out; nothing here changes its result, but for a batch that is left to the run.
@@ -233,7 +237,7 @@ impl<'a> Place<'a> {
 
 /// Carries out a run on images that are listed already.
 fn train_on(
-    dataset: Dataset,
+    mut dataset: Dataset,
     settings: &Settings,
     context: &RunContext,
     watch: &dyn Watch,
@@ -247,10 +251,26 @@ fn train_on(
     let settings = &settings.settled();
     let device = Device::flex();
     let folder = RunFolder::open(context)?;
+    let teaching = settings.distillation.as_ref();
+    let teaching = teaching
+        .map(|asked| Teaching::begin(asked, &mut dataset, settings, context, watch))
+        .transpose()?;
+    let teaching = teaching.as_ref();
     let start = starting_point(settings, &device, watch)?;
     check_body(settings, &start)?;
     let (started, advice, is_trial, place) = (*started, advice.as_deref(), *is_trial, *place);
-    let run = Run { settings, context, watch, dataset, folder, started, advice, is_trial, place };
+    let run = Run {
+        settings,
+        context,
+        watch,
+        dataset,
+        folder,
+        started,
+        advice,
+        is_trial,
+        place,
+        teaching,
+    };
     let outcome = match settings.strategy {
         Strategy::AsIs => run.as_is(start),
         _ => run.learn(start),
@@ -284,6 +304,8 @@ struct Run<'a> {
     /// Whether its model is only to be compared.
     is_trial: bool,
     place: Place<'a>,
+    /// Whom it learns from, if from anyone.
+    teaching: Option<&'a Teaching>,
 }
 
 /// What a strategy ends with.
@@ -334,8 +356,18 @@ impl<'a> Run<'a> {
         dataset: Dataset,
     ) -> Self {
         let (folder, started) = (RunFolder(None), Instant::now());
-        let (advice, is_trial, place) = (None, true, Place::Alone);
-        Self { settings, context, watch, dataset, folder, started, advice, is_trial, place }
+        Self {
+            settings,
+            context,
+            watch,
+            dataset,
+            folder,
+            started,
+            advice: None,
+            is_trial: true,
+            place: Place::Alone,
+            teaching: None,
+        }
     }
 
     fn run_options(&self) -> RunOptions {

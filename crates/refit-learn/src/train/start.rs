@@ -9,6 +9,7 @@ use refit_data::{Dataset, Preprocess, SourceOptions};
 use refit_net::zoo::{self, Architecture};
 use refit_net::{Classes, Edit, HeadWeights, Network, Weights};
 
+use super::taught::without_classes;
 use crate::error::LearnError;
 use crate::model::{Card, Model, Provenance, classes_of, preprocess_for};
 use crate::settings::{Settings, Strategy};
@@ -23,11 +24,21 @@ pub(super) fn list(settings: &Settings) -> Result<Dataset, LearnError> {
         seed: settings.seed,
         one_class: false,
     };
-    let mut dataset = Dataset::open(&settings.data, &options)?;
+    let mut dataset = match Dataset::open(&settings.data, &options) {
+        Err(error) if settings.distillation.is_some() => {
+            without_classes(&error, &settings.data).ok_or(error)?
+        }
+        dataset => dataset?,
+    };
     if settings.folds.is_some() {
         dataset.train.append(&mut dataset.val);
     }
     Ok(dataset)
+}
+
+/// Whether the images to learn from lie in no class folders.
+pub(super) fn has_no_classes(settings: &Settings) -> bool {
+    list(settings).is_ok_and(|dataset| dataset.classes.is_empty())
 }
 
 pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dataset, LearnError> {
@@ -41,7 +52,10 @@ pub(super) fn open_dataset(settings: &Settings, watch: &dyn Watch) -> Result<Dat
         (Some(folds), 1) => format!("{train} images in {folds} folds{tests}"),
         (Some(folds), times) => format!("{train} images, {times} times in {folds} folds{tests}"),
     };
-    watch.event(Event::Note(format!("{classes} classes; {parts}")));
+    watch.event(Event::Note(match classes {
+        0 => format!("{train} images without labels"),
+        _ => format!("{classes} classes; {parts}"),
+    }));
     note_gifs(&dataset, watch);
     Ok(dataset)
 }

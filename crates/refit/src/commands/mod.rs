@@ -5,6 +5,7 @@ pub mod augment;
 pub mod bench;
 pub mod compare;
 pub mod dedup;
+pub mod distill;
 pub mod doctor;
 pub mod edit;
 pub mod embed;
@@ -33,6 +34,7 @@ pub fn run(command: Command, machine: &Machine) -> Result<(), Failure> {
         Command::Train(train) => train.run(machine),
         Command::Advise(advise) => advise.run(machine),
         Command::Tune(tune) => tune.run(machine),
+        Command::Distill(distill) => distill.run(machine),
         Command::Augment(augment) => augment.run(machine),
         Command::Compare(compare) => compare.run(machine),
         Command::Predict(predict) => predict.run(machine),

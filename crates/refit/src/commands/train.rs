@@ -107,7 +107,7 @@ pub struct Train {
 
 /// What decides the result; `--resume` takes it from the folder.
 #[derive(Debug, Clone, Args)]
-struct TrainOptions {
+pub struct TrainOptions {
     /// Validation images: a folder or CSV like DATA
     #[arg(long, value_name = "DIR", conflicts_with = "val_fraction")]
     val: Option<PathBuf>,
@@ -128,12 +128,12 @@ struct TrainOptions {
     /// Network to start from; `refit models` lists them [default: the one whose weights are given,
     /// else efficientnet_lite0]
     #[arg(long, value_name = "NAME")]
-    backbone: Option<String>,
+    pub backbone: Option<String>,
 
     /// Its weights: .safetensors (or the index of several), PyTorch's .pth, or a model that refit
     /// made, edited ones too [default: the embedded ones]
     #[arg(long, value_name = "FILE")]
-    weights: Option<PathBuf>,
+    pub weights: Option<PathBuf>,
 
     /// Edits of the network before training, as for `refit edit`; what they freeze stays frozen
     #[arg(long, value_name = "FILE")]
@@ -142,11 +142,11 @@ struct TrainOptions {
     /// How the network is used, see below
     #[arg(long, value_name = "S", default_value = "auto", value_parser = strategy(),
           hide_possible_values = true)]
-    strategy: Way,
+    pub strategy: Way,
 
     /// First layer or block that `partial` trains; `refit layers` lists them
     #[arg(long, value_name = "LAYER")]
-    unfreeze_from: Option<String>,
+    pub unfreeze_from: Option<String>,
 
     /// Type of the numbers in frozen layers, see below: f32, or bf16 on a CPU with AMX or
     /// AVX512-BF16
@@ -161,7 +161,7 @@ struct TrainOptions {
     /// knn (the nearest neighbours); with strategy `features`, which is the default then
     #[arg(long, value_name = "WHAT", default_value = "linear", hide_possible_values = true,
           value_parser = by_name::<Learner>(&Learner::ALL.map(Learner::name)))]
-    learner: Learner,
+    pub learner: Learner,
 
     /// Keep the rows of a linear head for classes that are named as before, and train the head from
     /// there by steps instead of solving for it
@@ -278,7 +278,7 @@ struct TrainOptions {
     /// Views of each image that epochs learn from in turn, so that frozen layers need to run once a
     /// view only; 0 draws a new view every time
     #[arg(long, value_name = "N", help_heading = TRAINING)]
-    fixed_views: Option<usize>,
+    pub fixed_views: Option<usize>,
 
     /// Statistics in batch norms of trained layers: as stored, or the batch's own
     #[arg(long, value_name = "WHICH", help_heading = TRAINING)]
@@ -379,7 +379,7 @@ enum NormsChoice {
 
 impl TrainOptions {
     /// The settings of a run by `strategy`, with the edits that [`check`](Self::check) gave.
-    fn settings(
+    pub fn settings(
         &self,
         data: &Path,
         (backbone, edits): (&str, &[Edit]),
@@ -472,7 +472,7 @@ impl TrainOptions {
     }
 
     /// Refuses what would do nothing, and edits that do not fit.
-    fn check(&self, graph: &Graph) -> Result<Vec<Edit>, Failure> {
+    pub fn check(&self, graph: &Graph) -> Result<Vec<Edit>, Failure> {
         let idle = |flag: &str, with: &str| {
             Err(Failure::mistake(
                 format!("{flag} does nothing with --strategy {}", self.strategy),
@@ -657,7 +657,7 @@ fn begin(
 }
 
 /// The settings that a run began with, if it can go on here.
-fn settings_to_resume(folder: &Path) -> Result<Settings, Failure> {
+pub fn settings_to_resume(folder: &Path) -> Result<Settings, Failure> {
     let settings = read_settings(folder)?;
     check_precision(&settings, folder)?;
     Ok(settings)

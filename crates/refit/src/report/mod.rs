@@ -13,6 +13,7 @@ mod compare;
 mod confusion;
 mod curves;
 mod data;
+mod distilled;
 mod folds;
 mod headline;
 mod mistakes;
@@ -74,6 +75,7 @@ pub fn of_run(run: &Run) -> String {
     let sections = [
         data::section(run),
         advice::section(run),
+        distilled::section(run),
         folds::section(run),
         rates::section(run),
         search::section(run),

@@ -5,11 +5,11 @@ use std::path::Path;
 use maud::{Markup, html};
 use refit::data::Level;
 use refit::learn::{
-    ClassBalance, Mirror, Norms, OptimizerKind, Parameter, ScheduleKind, Search, Setup,
-    TrainingSettings,
+    ClassBalance, Distillation, Mirror, Norms, OptimizerKind, Parameter, ScheduleKind, Search,
+    Setup, TrainingSettings,
 };
 use refit::net::Precision;
-use refit::{HeadKind, Settings};
+use refit::{HeadKind, Settings, Strategy};
 
 use super::{Run, part};
 use crate::commands::train::shell;
@@ -40,7 +40,11 @@ pub fn section(run: &Run) -> Option<Markup> {
 
 /// The command that begins a run with such settings, and what it does not cover.
 fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static str>) {
-    let mut words = vec![format!("refit train {}", shell(&settings.data))];
+    let data = shell(&settings.data);
+    let mut words = match &settings.distillation {
+        Some(asked) => distillation_flags(asked, settings, &data),
+        None => vec![format!("refit train {data}")],
+    };
     let mut missing = Vec::new();
     let mut flag = |name: &str, value: String| words.push(format!("--{name} {value}"));
     if let Some(val) = &settings.val {
@@ -57,6 +61,7 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
     }
     match &settings.weights {
         Some(weights) => flag("weights", shell(weights)),
+        None if settings.distillation.is_some() => {}
         None if settings.backbone != "efficientnet_lite0" => {
             flag("backbone", settings.backbone.clone());
         }
@@ -67,6 +72,9 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
         if let Some(layer) = &settings.unfreeze_from {
             flag("unfreeze-from", shell(Path::new(layer)));
         }
+    }
+    if settings.distillation.is_none() && !settings.learner.is_linear() {
+        flag("learner", settings.learner.to_string());
     }
     if settings.precision != Precision::F32 {
         flag("precision", settings.precision.to_string());
@@ -109,6 +117,40 @@ fn train_command(settings: &Settings, advised: bool) -> (String, Vec<&'static st
         missing.push("What a time budget leaves room for depends on the machine.");
     }
     (words.join(" \\\n  "), missing)
+}
+
+/// What a distillation is told beside a run.
+fn distillation_flags(asked: &Distillation, settings: &Settings, data: &str) -> Vec<String> {
+    let usual = Distillation::of(Vec::new());
+    let mut words = vec![format!("refit distill {data}")];
+    words.extend(asked.teachers.iter().map(|teacher| format!("--teacher {}", shell(teacher))));
+    match settings.strategy {
+        Strategy::Features => {
+            words.push(format!("--student {}", settings.learner));
+            words.push(format!("--backbone {}", settings.backbone));
+        }
+        _ => words.push(format!("--student {}", settings.backbone)),
+    }
+    words.extend(asked.unlabelled.iter().map(|path| format!("--unlabelled {}", shell(path))));
+    if asked.ignore_labels {
+        words.push("--ignore-labels".into());
+    }
+    for (name, value, usual) in [
+        ("temperature", asked.temperature, usual.temperature),
+        ("soft", asked.soft, usual.soft),
+        ("hard", asked.hard, usual.hard),
+        ("decoupled", asked.decoupled, usual.decoupled),
+        ("hints", asked.hints, usual.hints),
+        ("attention", asked.attention, usual.attention),
+        ("relational", asked.relational, usual.relational),
+    ] {
+        if value != usual {
+            words.push(format!("--{name} {value}"));
+        }
+    }
+    let layers = |[student, teacher]: &[String; 2]| format!("--hint-layers {student}={teacher}");
+    words.extend(asked.hint_layers.iter().map(layers));
+    words
 }
 
 /// The command that begins such a search.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use refit::learn::metrics::Metrics;
 use refit::learn::{
-    Attempt, Calibration, FittedOn, FoldReport, FoldsReport, Importance, Judgement, Parameter,
-    RatePoint, RateSearch, Rung, Search, Seconds, Setup, TuneOptions, Values,
+    Attempt, Calibration, Distillation, Distilled, FittedOn, FoldReport, FoldsReport, Importance,
+    Judgement, Parameter, Party, RatePoint, RateSearch, Rung, Search, Seconds, Setup, TuneOptions,
+    Values,
 };
 use refit::net::Precision;
 use refit::{Report, Settings, Strategy};
@@ -62,6 +63,7 @@ fn record(classes: usize) -> Record {
         choice: None,
         rates: None,
         search: None,
+        distilled: None,
         predictions: Some((0..labels.len()).map(prediction).collect()),
         model_bytes: None,
     }
@@ -77,6 +79,46 @@ fn pages_hold_for_two_classes_and_for_many() {
         assert!(page.contains("class 1 &amp; &lt;co&gt;"));
         assert_eq!(page.contains("<table class=\"confusion\">"), classes <= 16);
         assert_eq!(page.contains("<svg class=\"matrix\""), (17..=100).contains(&classes));
+    }
+}
+
+#[test]
+fn a_student_stands_beside_its_teacher_and_itself() {
+    let mut record = record(3);
+    let party = |network: &str, agreement: Option<f64>| Party {
+        name: network.into(),
+        network: network.into(),
+        metrics: record.report.val.clone(),
+        model_bytes: 14_000_000,
+        multiply_adds: 384_000_000,
+        latency: 4.2,
+        agreement,
+        p_value: agreement.map(|_| 0.25),
+    };
+    record.distilled = Some(Distilled {
+        split: Split::Val,
+        images: 12,
+        teachers: vec![party("big_net", Some(0.75))],
+        student: party("small_net", None),
+        alone: Some(party("small_net", Some(0.5))),
+        without_labels: false,
+    });
+    let teachers = vec!["big model.safetensors".into()];
+    let asked = Distillation { hints: 2.0, ..Distillation::of(teachers) };
+    record.settings.distillation = Some(asked);
+    record.settings.backbone = "small_net".into();
+    let page = of_run(&Run { record: &record, model: None });
+    html::check_page(&page);
+    for text in [
+        "Teacher and student",
+        "say the same of 75.0% of them",
+        "worth +0.0 points.",
+        "refit distill nowhere",
+        "--teacher 'big model.safetensors'",
+        "--student small_net",
+        "--hints 2",
+    ] {
+        assert!(page.contains(text), "{text}");
     }
 }
 

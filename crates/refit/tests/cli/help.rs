@@ -12,6 +12,7 @@ fn every_command_explains_itself() {
         "train",
         "advise",
         "tune",
+        "distill",
         "augment",
         "compare",
         "predict",

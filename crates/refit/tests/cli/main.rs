@@ -7,6 +7,7 @@
 
 mod augment;
 mod compare;
+mod distill;
 mod doctor;
 mod explain;
 mod failures;
