@@ -38,7 +38,7 @@ fn learners_that_are_no_networks_go_the_whole_way() {
         let scene = Scene::with_photos(8);
         let settings = whole_way(&scene, flags, layer);
         assert!(settings.contains("learner = "), "{settings}");
-        let export = scene.run(&format!("export {MODEL} --out m.onnx")).refused();
+        let export = scene.run(&format!("export {MODEL} --to onnx --out m.onnx")).refused();
         assert!(export.contains("no operator of ONNX computes"), "{export}");
         let explain =
             scene.run(&format!("explain {MODEL} photos/red/00.bmp --out h.png")).refused();
