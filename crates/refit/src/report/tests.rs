@@ -106,6 +106,7 @@ fn a_student_stands_beside_its_teacher_and_itself() {
     let teachers = vec!["big model.safetensors".into()];
     let asked = Distillation { hints: 2.0, ..Distillation::of(teachers) };
     record.settings.distillation = Some(asked);
+    record.settings.strategy = Strategy::Scratch;
     record.settings.backbone = "small_net".into();
     let page = of_run(&Run { record: &record, model: None });
     html::check_page(&page);
