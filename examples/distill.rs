@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let teachers = distilled.teachers.iter().map(|party| ("teacher", party));
     for (who, party) in teachers.chain([("student", &distilled.student)]).chain(alone) {
         if let Some(metrics) = &party.metrics {
-            println!("{who}, {}: {:.1}%", party.network, 100.0 * metrics.top1);
+            eprintln!("{who}, {}: {:.1}%", party.network, 100.0 * metrics.top1);
         }
     }
     outcome.model.save("student.safetensors".as_ref())?;

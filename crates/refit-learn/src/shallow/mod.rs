@@ -52,7 +52,6 @@ impl Learner {
     }
 
     /// Whether it is the linear one.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
     pub const fn is_linear(&self) -> bool {
         matches!(self, Self::Linear)
     }

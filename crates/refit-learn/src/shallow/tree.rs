@@ -60,6 +60,14 @@ impl Split {
     }
 }
 
+/// Rows that become a node.
+struct Bud {
+    rows: Vec<usize>,
+    depth: usize,
+    /// The parent, and whether they are on its left.
+    from: Option<(usize, bool)>,
+}
+
 impl Tree {
     /// Grows a tree on some rows, in rising order. `features` draws those that a split may ask,
     /// `value` says what a leaf with some rows tells.
@@ -71,9 +79,8 @@ impl Tree {
         value: &dyn Fn(&[usize]) -> Vec<f32>,
     ) -> Self {
         let mut nodes: Vec<Node> = Vec::new();
-        // Rows, depth, the parent, and whether they are on its left.
-        let mut open: Vec<(Vec<usize>, usize, Option<(usize, bool)>)> = vec![(rows, 0, None)];
-        while let Some((rows, depth, from)) = open.pop() {
+        let mut open = vec![Bud { rows, depth: 0, from: None }];
+        while let Some(Bud { rows, depth, from }) = open.pop() {
             let id = nodes.len();
             match from {
                 Some((parent, true)) => nodes[parent].left = id,
@@ -93,8 +100,9 @@ impl Tree {
                     let bins = soil.binned.of(feature);
                     let (left, right) =
                         rows.into_iter().partition(|&row| usize::from(bins[row]) <= bin);
-                    open.push((right, depth + 1, Some((id, false))));
-                    open.push((left, depth + 1, Some((id, true))));
+                    let depth = depth + 1;
+                    open.push(Bud { rows: right, depth, from: Some((id, false)) });
+                    open.push(Bud { rows: left, depth, from: Some((id, true)) });
                 }
                 None => node.value = value(&rows),
             }
