@@ -5,14 +5,14 @@ use burn::tensor::activation::log_softmax;
 
 /// How much the other classes' part counts beside the true class's (beta over alpha in the paper's
 /// experiments).
-pub const OTHERS: f64 = 8.0;
+const OTHERS: f64 = 8.0;
 
 /// What takes a class out of a softmax.
 const OUT: f64 = 1e4;
 
 /// Hinton's divergence in two parts: how sure the teacher is of the `target` class (against all
 /// others together), and how it divides the rest among the others, which plain distillation
-/// weighs by the teacher's doubt. The mean over images of `T^2 (KL(sure) + OTHERS * KL(others))`.
+/// weighs by the teacher's doubt. The mean over images of `T^2 (KL(sure) + 8 KL(others))`.
 ///
 /// `logits` is `[n, classes]`, tracked; `soft` the teacher's distribution at `temperature`, and
 /// `target` one-hot, both `[n, classes]`.

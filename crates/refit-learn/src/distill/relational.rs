@@ -2,15 +2,16 @@
 
 use burn::tensor::Tensor;
 
-/// How much angles count beside distances (the paper's lambdas, 50 and 25).
-pub const ANGLES: f64 = 2.0;
+/// How much angles count beside distances.
+const ANGLES: f64 = 2.0;
 
 /// Below this a distance is that of an image from itself.
 const TINY: f64 = 1e-12;
 
 /// How differently a student arranges the images of a batch: the Huber loss between its
 /// distances of pairs and the teacher's, each as a share of their mean, and between the cosines of
-/// the angles that triplets form; the angles count [`ANGLES`] times as much.
+/// the angles that triplets form; the angles count twice as much (the paper's
+/// weights are 25 and 50).
 ///
 /// `features` is `[n, d]`, tracked, and `teacher` `[n, e]`; an image alone has no relations: 0.
 pub fn relational(features: Tensor<2>, teacher: &Tensor<2>) -> Tensor<1> {
