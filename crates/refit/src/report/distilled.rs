@@ -8,25 +8,34 @@ use crate::output::{megabytes, percent, percent_or_dash, short};
 
 pub fn section(run: &Run) -> Option<Markup> {
     let distilled = run.record.distilled.as_ref()?;
+    let parties: Vec<(&str, &Party)> = distilled
+        .teachers
+        .iter()
+        .map(|teacher| ("teacher", teacher))
+        .chain([("student", &distilled.student)])
+        .chain(distilled.alone.iter().map(|alone| ("student without a teacher", alone)))
+        .collect();
     let shows = html! {
         div.scroll { table.wide {
             thead { tr {
                 th scope="col" { "model" }
-                th scope="col" { "network" }
                 th scope="col" { "accuracy" }
                 th scope="col" { "0 to 100%" }
                 th scope="col" { "95% interval" }
                 th scope="col" { "agrees" }
                 th scope="col" { "p" }
+            } }
+            tbody { @for (what, party) in &parties { (judged(what, party)) } }
+        } }
+        div.scroll { table.wide {
+            thead { tr {
+                th scope="col" { "model" }
+                th scope="col" { "network" }
                 th scope="col" { "size" }
                 th scope="col" { "multiply-adds" }
                 th scope="col" { "an image" }
             } }
-            tbody {
-                @for teacher in &distilled.teachers { (row("teacher", teacher)) }
-                (row("student", &distilled.student))
-                @if let Some(alone) = &distilled.alone { (row("student without a teacher", alone)) }
-            }
+            tbody { @for (what, party) in &parties { (cost(what, party)) } }
         } }
         dl.pairs {
             @for (name, weight) in losses(run) { dt { (name) } dd { (weight) } }
@@ -43,12 +52,11 @@ pub fn section(run: &Run) -> Option<Markup> {
     Some(part("distillation", "Teacher and student", &meaning, &shows))
 }
 
-fn row(what: &str, party: &Party) -> Markup {
+fn judged(what: &str, party: &Party) -> Markup {
     let metrics = party.metrics.as_ref();
     html! {
         tr {
             td { (what) }
-            td { (party.network) }
             td { (percent_or_dash(metrics.map(|m| m.top1))) }
             td { @if let Some(m) = metrics { (chart::small_interval(m.top1, m.interval95)) } }
             td { @if let Some(m) = metrics {
@@ -56,6 +64,15 @@ fn row(what: &str, party: &Party) -> Markup {
             } }
             td { (percent_or_dash(party.agreement)) }
             td { (party.p_value.map_or("-".into(), |p| format!("{p:.3}"))) }
+        }
+    }
+}
+
+fn cost(what: &str, party: &Party) -> Markup {
+    html! {
+        tr {
+            td { (what) }
+            td { (party.network) }
             td { (megabytes(party.model_bytes)) }
             td { (short(party.multiply_adds)) }
             td { (format!("{:.1} ms", party.latency)) }

@@ -43,8 +43,9 @@ pub fn section(run: &Run) -> Option<Markup> {
         } }
     };
     let meaning = html! {
-        p { "Of " (images_of(split, metrics.samples)) ". Beside each image, as the network sees it, \
-             lies what speaks for the class that it was taken for (Grad-CAM)." }
+        p { "Of " (images_of(split, metrics.samples)) "."
+            @if gallery.explainer.is_some() { " Beside each image, as the network sees it, lies what \
+             speaks for the class that it was taken for (Grad-CAM)." } }
         p { "A confident mistake is often a wrong label." }
     };
     Some(part("mistakes", "Mistakes and doubts", &meaning, &shows))
