@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut settings = Settings::new(folder, Strategy::Scratch);
     settings.backbone = "mobilenet_v2".into();
-    settings.training.fixed_views = Distillation::VIEWS;
+    settings.training.fixed_views = Distillation::views_for(Strategy::Scratch);
     settings.distillation =
         Some(Distillation { hints: 2.0, ..Distillation::of(vec![teacher.into()]) });
 

@@ -110,6 +110,11 @@ pub trait Feed {
         each: &mut dyn FnMut(Step) -> Result<(), LearnError>,
     ) -> Result<(), LearnError>;
 
+    /// The classes of the images whose labels are learned from, by which classes are weighed.
+    fn weighed(&self) -> Vec<usize> {
+        self.labels().to_vec()
+    }
+
     /// Gets ready for epochs; called once, before anything else.
     ///
     /// # Errors

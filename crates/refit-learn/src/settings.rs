@@ -578,8 +578,14 @@ impl Settings {
                 "at least 1, since teachers are asked of each view once",
             );
         }
-        if self.folds.is_some() && distillation.ignore_labels {
-            return refuse("--folds", "given".into(), "left out where labels are ignored");
+        if self.folds.is_some()
+            && (distillation.ignore_labels || !distillation.unlabelled.is_empty())
+        {
+            return refuse(
+                "--folds",
+                "given".into(),
+                "left out where images are learned from without labels",
+            );
         }
         Ok(())
     }

@@ -245,6 +245,13 @@ fn images_without_labels_teach() {
         })
     );
 
+    // Those that are judged by are left out.
+    ignored.data = scene.path("data");
+    let log = Log::default();
+    let error = train(&ignored, &scene.context("judged"), &log).unwrap_err();
+    assert!(matches!(error, LearnError::NoTrainingImages { .. }), "{error}");
+    assert_eq!(log.told("24 images are left out: they are among those to judge by"), 1);
+
     // Beside labelled ones.
     let mut both = scene.student();
     both.distillation.as_mut().unwrap().unlabelled = vec![flat];
@@ -261,13 +268,15 @@ fn students_need_not_be_networks() {
     let teacher = Model::load(&scene.teacher(), &Default::default()).unwrap();
     let judged = teacher.evaluate(&scene.path("data"), &Default::default(), &()).unwrap();
     let by_teacher = judged.metrics.top1;
+    // The same pictures again: what is judged by is not learned from.
+    pictures(&scene.path("apart"), &[8, 8, 8]);
     for learner in Learner::ALL {
         let mut settings = Settings {
             strategy: Strategy::Features,
             backbone: "colours".into(),
             weights: None,
             learner,
-            val: Some(scene.path("data")),
+            val: Some(scene.path("apart")),
             ..scene.settings("", "")
         };
         let asked = settings.distillation.as_mut().unwrap();

@@ -15,7 +15,7 @@ pub struct Corruption {
     /// <https://arxiv.org/abs/2111.06377>), from 0 to below 1; 0 for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub mask: f64,
-    /// Pixels of a patch's side, 0 for an eighth of the image's; those at the right and lower edge may
+    /// Pixels of a patch's side, at most half the image's, 0 for an eighth of it; those at the right and lower edge may
     /// be smaller.
     #[serde(default, skip_serializing_if = "is_none")]
     pub patch: usize,
@@ -74,7 +74,8 @@ impl Corruption {
 
     /// A share of the patches, the same number in every image, and at least one, but never all.
     fn masked(&self, size: usize, stream: &mut Stream) -> Vec<f32> {
-        let patch = if self.patch == 0 { size.div_ceil(8) } else { self.patch.min(size) };
+        let patch =
+            if self.patch == 0 { size.div_ceil(8) } else { self.patch.min(size.div_ceil(2)) };
         let across = size.div_ceil(patch);
         let count = across * across;
         let wanted = (self.mask * count as f64).round() as usize;

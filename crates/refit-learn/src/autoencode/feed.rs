@@ -159,7 +159,13 @@ impl Feed for PictureFeed<'_> {
             augment.apply_into(&*cache.get(&sample.path)?, &pipeline, &mut stream, out);
             Ok(())
         };
-        let options = self.loader_options(even(order.len(), self.settings.batch));
+        let size = even(order.len(), self.settings.batch);
+        let mut order = order;
+        // Where evenness does not help, another image in each epoch waits for the next.
+        if order.len() > size && order.len() % size == 1 {
+            order.pop();
+        }
+        let options = self.loader_options(size);
         for batch in Loader::new(self.train.to_vec(), order, options, make) {
             let batch = batch?;
             let wanted = tensor_of(&batch, &self.device);

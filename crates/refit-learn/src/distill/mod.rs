@@ -23,6 +23,7 @@ pub(crate) use pairs::{Pairs, Sized, What, without_adapters};
 pub(crate) use teacher::{Keep, Lessons, Teacher, View, Views, average_softened};
 
 use crate::error::LearnError;
+use crate::settings::Strategy;
 
 /// What a student learns from, and how much each part of its loss counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,8 +63,14 @@ pub struct Distillation {
 }
 
 impl Distillation {
-    /// Views of each image that teachers are asked of, unless told.
-    pub const VIEWS: usize = 8;
+    /// Views of each image that teachers are asked of, unless told: more where a student trains long.
+    /// Asking costs a pass forward a view, once.
+    pub const fn views_for(strategy: Strategy) -> usize {
+        match strategy {
+            Strategy::Scratch | Strategy::PretrainedInit => 32,
+            _ => 8,
+        }
+    }
 
     /// Softened outputs and labels.
     pub fn of(teachers: Vec<PathBuf>) -> Self {
@@ -119,8 +126,15 @@ impl Distillation {
                 "above 0 where nothing else is learned from a teacher",
             );
         }
-        if self.soft + self.decoupled + self.hard == 0.0 {
-            return refuse("--soft", "0".into(), "above 0 where no other loss trains the head");
+        self.check_head(self.ignore_labels)
+    }
+
+    /// Checks that some loss trains the head.
+    pub(crate) fn check_head(&self, without_labels: bool) -> Result<(), LearnError> {
+        let hard = if without_labels || self.ignore_labels { 0.0 } else { self.hard };
+        if self.soft + self.decoupled + hard == 0.0 {
+            let range = "above 0 where no other loss trains the head";
+            return Err(LearnError::Setting { name: "--soft", value: "0".into(), range });
         }
         Ok(())
     }
@@ -180,6 +194,7 @@ pub(crate) mod tests {
             let error = of(change).unwrap_or_else(|| panic!("{flag}"));
             assert!(error.contains(flag), "{error}");
         }
+        assert!(of(|d| (d.soft, d.hints, d.ignore_labels) = (0.0, 1.0, true)).is_some());
         // Without any label, relations alone would leave the head where it is.
         assert!(of(|d| (d.soft, d.hard, d.relational) = (0.0, 0.0, 1.0)).is_some());
     }

@@ -89,6 +89,11 @@ impl Pairs {
         let features = (student.graph.features(), teacher.graph.features());
         let mut pairs = Vec::new();
         if settings.attention > 0.0 {
+            if stages.is_empty() {
+                let (name, value) = ("--attention", settings.attention.to_string());
+                let range = "0 for these two networks, whose maps have no resolution in common";
+                return Err(LearnError::Setting { name, value, range });
+            }
             pairs.extend(stages.iter().map(|(ours, other)| {
                 let size = smaller(ours.size, other.size);
                 let len = size[0] * size[1];

@@ -199,22 +199,21 @@ impl<'a> Lessons<'a> {
         let images = self.views.samples.len();
         let all = || (0..images).flat_map(|i| (0..self.views.count).map(move |view| (i, view)));
         for rows in &self.rows {
-            let missing: Vec<View> = {
+            let (missing, room): (Vec<View>, usize) = {
                 let kept = rows.kept.borrow();
-                all()
-                    .filter(|job| !rows.is_kept(&kept, &self.views, *job))
-                    .take(kept.room())
-                    .collect()
+                let is_missing = |job: &View| !rows.is_kept(&kept, &self.views, *job);
+                (all().filter(is_missing).collect(), kept.room())
             };
+            let (views, before) = (images * self.views.count, missing.len());
+            let missing = &missing[..room.min(before)];
             let computed = missing.len();
             if !missing.is_empty() {
-                stage(watch, "teacher", missing.len(), || rows.fill(&self.views, &missing, watch))?;
+                stage(watch, "teacher", computed, || rows.fill(&self.views, missing, watch))?;
             }
             watch.event(Event::Note(format!(
-                "teacher {}: {} views of {images} images, {computed} computed and {} kept before",
+                "teacher {}: {views} views of {images} images, {computed} computed and {} kept before",
                 rows.teacher.name,
-                images * self.views.count,
-                (images * self.views.count).saturating_sub(computed),
+                views.saturating_sub(before),
             )));
             let warnings = rows.kept.borrow_mut().take_warnings();
             warnings.into_iter().for_each(|warning| watch.event(Event::Warning(warning)));
@@ -402,7 +401,9 @@ fn open(
     for name in names {
         frozen.update(&network.fingerprint(name)?);
     }
-    let whats: Vec<String> = pairs.iter().map(|pair| format!("{:?}", pair.what)).collect();
+    let node = |pair: &Pair| &network.graph().nodes()[pair.teacher].name;
+    let what = |pair: &Pair| format!("{:?} of {}", pair.what, node(pair));
+    let whats: Vec<String> = pairs.iter().map(what).collect();
     let mut seen = blake3::Hasher::new();
     seen.update(&views.seed.to_le_bytes()).update(&views.augment.digest());
     seen.update(&views.side.to_le_bytes());

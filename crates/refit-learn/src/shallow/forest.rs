@@ -17,6 +17,8 @@ const TRIED: usize = 50;
 const DEPTH: usize = 24;
 /// Weights of a leaf's rows that are tried.
 const LEAVES: [f64; 3] = [8.0, 4.0, 1.0];
+/// Nodes that a layer of trees may have.
+const MOST_NODES: f64 = (1 << 24) as f64;
 /// The share of what is known of all classes in every answer, so that none is impossible.
 const PRIOR: f64 = 0.01;
 
@@ -25,7 +27,8 @@ pub(super) fn fit(examples: &Examples, seed: u64) -> Fitted {
     let binned = Binned::new(examples.features, examples.len());
     let folds = folds(examples, seed);
     let mut losses = Vec::new();
-    for leaf in LEAVES {
+    let leaves = leaves(examples.len());
+    for &leaf in &leaves {
         let of_fold = |[own, held]: &[Vec<usize>; 2]| {
             let trees = grow(examples, &binned, own, leaf, TRIED, seed);
             let prior = examples.prior(own);
@@ -33,12 +36,19 @@ pub(super) fn fit(examples: &Examples, seed: u64) -> Fitted {
         };
         losses.extend(summed(folds.iter().map(of_fold).collect::<Vec<_>>()));
     }
-    let leaf = LEAVES.get(least(&losses)).copied().unwrap_or(LEAVES[0]);
+    let leaf = leaves.get(least(&losses)).copied().unwrap_or(leaves[0]);
     let all: Vec<usize> = (0..examples.len()).collect();
     let trees = grow(examples, &binned, &all, leaf, TREES, seed);
     let base = examples.prior(&all).iter().map(|p| (PRIOR * p) as f32).collect();
     let chosen = format!("{TREES} trees with leaves of {leaf} rows or more");
     ensemble(&trees, base, TreeOutput::Probabilities, chosen)
+}
+
+/// The sizes of leaves with which trees on so many rows have no more nodes than a layer may have.
+fn leaves(rows: usize) -> Vec<f64> {
+    let least = (2 * TREES * rows) as f64 / MOST_NODES;
+    let fit: Vec<f64> = LEAVES.into_iter().filter(|leaf| *leaf >= least).collect();
+    if fit.is_empty() { vec![least.ceil()] } else { fit }
 }
 
 /// Grows trees whose leaves tell their share of the whole forest's answer.
@@ -99,6 +109,13 @@ fn answer(trees: &[Tree], binned: &Binned, prior: &[f64], row: usize) -> Vec<f64
 mod tests {
     use super::*;
     use crate::shallow::tests::Blobs;
+
+    #[test]
+    fn more_rows_take_larger_leaves() {
+        assert_eq!(leaves(10_000), LEAVES);
+        assert_eq!(leaves(66_000), [8.0, 4.0]);
+        assert_eq!(leaves(1_000_000), [24.0]);
+    }
 
     #[test]
     fn answers_are_distributions_and_trees_differ() {

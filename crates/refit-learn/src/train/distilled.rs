@@ -8,7 +8,7 @@ use refit_data::Sample;
 use serde::{Deserialize, Serialize};
 
 use super::compare::{latency, mcnemar};
-use super::folder::{RunFolder, SETTINGS};
+use super::folder::{RunFolder, SETTINGS, read_settings};
 use super::{Outcome, RunContext, run_options, train};
 use crate::distill::{Teacher, average_softened};
 use crate::error::LearnError;
@@ -119,6 +119,13 @@ pub fn distill(
     let json = serde_json::to_string_pretty(&distilled).expect("numbers serialize");
     RunFolder(context.folder.clone()).write(DISTILLED, format!("{json}\n").as_bytes())?;
     Ok((outcome, distilled))
+}
+
+/// The same settings for a student that learns alone.
+fn without_teacher(settings: Settings) -> Settings {
+    let usual = TrainingSettings::for_strategy(settings.strategy).fixed_views;
+    let training = TrainingSettings { fixed_views: usual, ..settings.training };
+    Settings { distillation: None, training, ..settings }
 }
 
 /// The images that all are judged by, and what the student said of them.
@@ -242,11 +249,15 @@ impl Judged {
         context: &RunContext,
         watch: &dyn Watch,
     ) -> Result<Party, LearnError> {
-        let usual = TrainingSettings::for_strategy(settings.strategy).fixed_views;
-        let training = TrainingSettings { fixed_views: usual, ..settings.training.clone() };
-        let settings = Settings { distillation: None, training, ..settings.clone() };
         let folder = context.folder.as_ref().map(|folder| folder.join(ALONE));
-        let begun = folder.as_ref().is_some_and(|folder| folder.join(SETTINGS).exists());
+        let begun = folder.as_ref().filter(|folder| folder.join(SETTINGS).exists());
+        // What the student's run settled holds for both, and for one that goes on.
+        let settings = match (begun, &context.folder) {
+            (Some(alone), _) => read_settings(alone)?,
+            (None, Some(student)) => without_teacher(read_settings(student)?),
+            (None, None) => without_teacher(settings.clone()),
+        };
+        let begun = begun.is_some();
         let context = RunContext { resume: context.resume && begun, folder, ..context.clone() };
         watch.event(Event::Note("the same student without a teacher:".into()));
         let outcome = train(&settings, &context, watch)?;

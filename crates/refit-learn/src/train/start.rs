@@ -25,7 +25,7 @@ pub(super) fn list(settings: &Settings) -> Result<Dataset, LearnError> {
         one_class: false,
     };
     let mut dataset = match Dataset::open(&settings.data, &options) {
-        Err(error) if settings.distillation.is_some() => {
+        Err(error) if settings.distillation.is_some() && settings.folds.is_none() => {
             without_classes(&error, &settings.data).ok_or(error)?
         }
         dataset => dataset?,

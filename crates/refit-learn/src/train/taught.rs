@@ -42,6 +42,7 @@ impl Teaching {
         watch: &dyn Watch,
     ) -> Result<Self, LearnError> {
         let device = Device::flex();
+        asked.check_head(dataset.classes.is_empty())?;
         let open = |path: &PathBuf| Teacher::open(path, &device);
         let teachers = asked.teachers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let has_labels = !dataset.classes.is_empty() && !asked.ignore_labels;
@@ -63,6 +64,15 @@ impl Teaching {
         open.extend(others.map(|path| Sample { path, label: 0 }));
         if open.is_empty() {
             return Ok(teaching);
+        }
+        let apart: BTreeSet<&PathBuf> =
+            dataset.val.iter().chain(&dataset.test).map(|s| &s.path).collect();
+        let all = open.len();
+        open.retain(|sample| !apart.contains(&sample.path));
+        if open.len() < all {
+            let out = all - open.len();
+            let text = format!("{out} images are left out: they are among those to judge by");
+            watch.event(Event::Warning(text));
         }
         let judged = teaching.judge(&open, settings, context, watch)?;
         teaching.unlabelled = judged.iter().map(|sample| sample.path.clone()).collect();
@@ -99,7 +109,10 @@ impl Teaching {
 /// Images in a folder without class folders, to be learned from without labels; none where the
 /// error is another one.
 pub(super) fn without_classes(error: &refit_data::DataError, data: &Path) -> Option<Dataset> {
-    let refit_data::DataError::NoClasses { .. } = error else { return None };
+    let refit_data::DataError::NoClasses { path, .. } = error else { return None };
+    if path != data {
+        return None;
+    }
     let paths = list_images(&[data.to_owned()]).ok()?;
     Some(Dataset {
         classes: Vec::new(),
@@ -312,6 +325,12 @@ impl Taught {
 impl Feed for TaughtFeed<'_> {
     fn labels(&self) -> &[usize] {
         &self.labels
+    }
+
+    fn weighed(&self) -> Vec<usize> {
+        let all = self.labels.iter().zip(&self.labelled);
+        let labelled: Vec<usize> = all.filter(|(_, known)| **known).map(|(l, _)| *l).collect();
+        if labelled.is_empty() { self.labels.clone() } else { labelled }
     }
 
     fn is_body(&self) -> bool {

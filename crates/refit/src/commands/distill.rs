@@ -116,7 +116,7 @@ struct Losses {
     #[arg(long, help_heading = LOSSES)]
     ignore_labels: bool,
 
-    /// What logits are divided by before the softmax [default: 4]
+    /// What logits are divided by before the softmax [default: 4; 1 for a student that is no network]
     #[arg(long, value_name = "T", help_heading = LOSSES)]
     temperature: Option<f64>,
 
@@ -204,7 +204,8 @@ impl Distill {
             None => self.settings(&data)?,
         };
         let done = distill_into(&settings, &context, !self.no_baseline, &progress);
-        let (outcome, distilled) = done.map_err(|error| stopped_or_failed(error, &folder))?;
+        let (outcome, distilled) =
+            done.map_err(|error| stopped_or_failed(error, &folder, self.no_baseline))?;
         train::summarize(&outcome, &folder, &progress);
         progress.say(&comparison(&distilled));
         if !self.no_report {
@@ -242,7 +243,7 @@ impl Distill {
         let mut settings = options.settings(data, (network.name(), &edits), strategy, from);
         settings.distillation = Some(self.losses.distillation(&self.teacher));
         if options.fixed_views.is_none() {
-            settings.training.fixed_views = Distillation::VIEWS;
+            settings.training.fixed_views = Distillation::views_for(strategy);
         }
         Ok(settings)
     }
@@ -259,15 +260,19 @@ impl Distill {
         let edits = options.check(&network)?;
         let mut settings =
             options.settings(data, (network.name(), &edits), Strategy::Features, None);
-        settings.distillation = Some(self.losses.distillation(&self.teacher));
+        // Targets are what the student is to say, not what it is to say softened.
+        let mut asked = self.losses.distillation(&self.teacher);
+        asked.temperature = self.losses.temperature.unwrap_or(1.0);
+        settings.distillation = Some(asked);
         Ok(settings)
     }
 }
 
-fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
+fn stopped_or_failed(error: LearnError, folder: &Path, no_baseline: bool) -> Failure {
+    let flag = if no_baseline { " --no-baseline" } else { "" };
     match error {
         LearnError::Stopped if folder.join("settings.toml").exists() => Failure::Interrupted(Some(
-            format!("continue with `refit distill --resume {}`", shell(folder)),
+            format!("continue with `refit distill --resume {}{flag}`", shell(folder)),
         )),
         LearnError::Stopped => Failure::Interrupted(Some(
             "nothing is written yet; run the same command again: what teachers said is kept".into(),

@@ -50,9 +50,14 @@ fn images_in_no_class_folders_are_learned_from() {
     let scene = Scene::with_photos(8);
     scene.run("train photos --strategy features --out teacher --no-report").exits(0);
     // All of one class: the teacher knows both.
+    fs::create_dir(scene.path("unsorted")).unwrap();
+    for file in fs::read_dir(scene.path("photos/red")).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, scene.path("unsorted").join(path.file_name().unwrap())).unwrap();
+    }
     let said = scene
         .run(
-            "distill photos/red --val photos --teacher teacher/model.safetensors \
+            "distill unsorted --val photos --teacher teacher/model.safetensors \
              --student lenet5 --epochs 1 --out run",
         )
         .exits(0);
