@@ -2,9 +2,9 @@
 //! the linear one; all from targets that are distributions over classes, as a teacher gives them.
 //!
 //! What is learned is a layer with its parameters, so that a model file keeps it and every command
-//! runs it like any other head. The trees are our own: of the crates that there are, none fits
-//! vector-valued soft targets and lets its trees be read out as tensors, the same bits with any number
-//! of threads.
+//! runs it like any other head. The trees are our own: they fit vector-valued soft targets, can be read
+//! out as tensors, and are the same bits with any number of threads, all of which we know of no crate
+//! to do.
 
 mod bins;
 mod boosting;
