@@ -325,10 +325,40 @@ impl<'a> Extraction<'a> {
 }
 
 /// What augmented views of an image are kept under: it depends on how they were drawn.
-pub(crate) fn view_key(content: &ContentHash, augment: &Augment, seed: u64) -> ContentHash {
+fn view_key(content: &ContentHash, augment: &Augment, seed: u64) -> ContentHash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(content).update(&augment.digest());
     *hasher.update(&seed.to_le_bytes()).finalize().as_bytes()
+}
+
+/// Writes a view of an image whose content is known: the plain one, or from 1 on an augmented one.
+pub(crate) fn draw_view(
+    image: &RgbImage,
+    (content, view): (&ContentHash, usize),
+    preprocess: &Preprocess,
+    (augment, seed): (&Augment, u64),
+    out: &mut [f32],
+) {
+    match view {
+        0 => preprocess.apply_into(image, out),
+        _ => {
+            let mut stream = view_stream(seed, content, view);
+            augment.apply_into(image, preprocess, &mut stream, out);
+        }
+    }
+}
+
+/// What a view of an image that [`draw_view`] draws is kept under, beside its number.
+pub(crate) fn drawn_key(
+    content: &ContentHash,
+    view: usize,
+    augment: &Augment,
+    seed: u64,
+) -> ContentHash {
+    match view {
+        0 => *content,
+        _ => view_key(content, augment, seed),
+    }
 }
 
 /// What an augmented view of an image is drawn from; keyed by the content, so that one that is kept

@@ -13,6 +13,7 @@ mod evaluate;
 pub mod explain;
 mod extract;
 mod fit;
+mod kept;
 pub mod logistic;
 mod loss;
 mod memory;

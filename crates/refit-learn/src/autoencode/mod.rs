@@ -14,10 +14,8 @@ mod ssim;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use refit_data::check::{CheckOptions, Fingerprint, check_readable};
-use refit_data::{
-    DecodeOptions, Preprocess, Resize, Sample, Skipped, Strictness, list_images, stratified_split,
-};
+use refit_data::check::Fingerprint;
+use refit_data::{Preprocess, Resize, Sample, Skipped, Strictness, list_images, stratified_split};
 use refit_net::{Classes, HeadWeights, Network, Precision, zoo};
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +32,11 @@ use crate::fit::{Epoch, FitOptions, fit};
 use crate::model::{Card, DataSummary, Model, Provenance, RunOptions, preprocess_for};
 use crate::settings::ClassBalance;
 use crate::train::RunContext;
+use crate::train::folder::{RunFolder, in_toml};
+use crate::train::images::{check, warn_of_skipped};
 use crate::watch::{Event, Watch, stage};
 use crate::weights::{self, Weighted};
 use feed::PictureFeed;
-use folder::AutoencodeFolder;
 use objective::Closeness;
 
 /// Values of a code where nothing else is said.
@@ -133,13 +132,14 @@ pub fn autoencode(
 ) -> Result<Autoencoded, LearnError> {
     settings.validate()?;
     let started = Instant::now();
-    let folder = AutoencodeFolder::open(context)?;
+    let folder = RunFolder::open(context)?;
     let start = Start::of(settings, &Device::flex())?;
     let images = Images::open(settings, context, watch)?;
-    folder.begin(settings, &images.fingerprint, context.resume)?;
+    let told = (settings.images.as_path(), images.fingerprint.as_str());
+    folder.begin_with(&in_toml(settings), told, context.resume)?;
     let run = Run { settings, context, watch, folder, images: &images, started };
     let outcome = run.learn(start)?;
-    run.folder.finish(&outcome)?;
+    folder::finish(&run.folder, &outcome)?;
     Ok(outcome)
 }
 
@@ -160,19 +160,8 @@ impl Images {
         let paths = list_images(std::slice::from_ref(&settings.images))?;
         let samples: Vec<Sample> =
             paths.into_iter().map(|path| Sample { path, label: 0 }).collect();
-        let options = CheckOptions {
-            workers: context.workers,
-            strictness: strictness(settings),
-            decode: DecodeOptions::default(),
-        };
-        let checked = stage(watch, "check", samples.len(), || {
-            let advance = |_: usize, _: usize| watch.event(Event::Advance { items: 1 });
-            check_readable(&samples, &options, &|_| false, Some(&advance))
-        })?;
-        for skip in &checked.skipped {
-            let text = format!("{} is left out: {}", skip.path.display(), skip.reason);
-            watch.event(Event::Warning(text));
-        }
+        let checked = check(&samples, context.workers, strictness(settings), watch)?;
+        warn_of_skipped(&checked.skipped, watch);
         let mut fingerprint = Fingerprint::new();
         let hashes = checked.readable.iter().filter_map(|&i| checked.hashes[i]);
         hashes.for_each(|hash| fingerprint.add("train", "", &hash));
@@ -271,7 +260,7 @@ struct Run<'a> {
     settings: &'a AutoencodeSettings,
     context: &'a RunContext,
     watch: &'a dyn Watch,
-    folder: AutoencodeFolder,
+    folder: RunFolder,
     images: &'a Images,
     started: Instant,
 }

@@ -20,7 +20,7 @@ pub use relational::relational;
 pub use softened::softened;
 
 pub(crate) use pairs::{Pairs, Sized, What, without_adapters};
-pub(crate) use teacher::{Keep, Lessons, Teacher, View, Views, average_softened};
+pub(crate) use teacher::{Keep, Lessons, Teacher, Views, average_softened};
 
 use crate::error::LearnError;
 use crate::settings::Strategy;
@@ -89,6 +89,18 @@ impl Distillation {
         }
     }
 
+    /// The weights of the losses, by the flags that give them.
+    pub const fn weights(&self) -> [(&'static str, f64); 6] {
+        [
+            ("--soft", self.soft),
+            ("--hard", self.hard),
+            ("--decoupled", self.decoupled),
+            ("--hints", self.hints),
+            ("--attention", self.attention),
+            ("--relational", self.relational),
+        ]
+    }
+
     /// Whether it compares more than outputs.
     pub(crate) fn compares_layers(&self) -> bool {
         self.hints + self.attention + self.relational > 0.0
@@ -106,14 +118,7 @@ impl Distillation {
         if !(0.1..=100.0).contains(&self.temperature) {
             return refuse("--temperature", self.temperature.to_string(), "0.1 to 100");
         }
-        let weights = [
-            ("--soft", self.soft),
-            ("--hard", self.hard),
-            ("--decoupled", self.decoupled),
-            ("--hints", self.hints),
-            ("--attention", self.attention),
-            ("--relational", self.relational),
-        ];
+        let weights = self.weights();
         for (name, weight) in weights {
             if !(weight.is_finite() && weight >= 0.0) {
                 return refuse(name, weight.to_string(), "at least 0");

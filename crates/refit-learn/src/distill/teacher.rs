@@ -7,27 +7,20 @@ use std::sync::Arc;
 use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::{
-    Augment, CacheKey, CacheOptions, ContentHash, DataError, DecodeOptions, FeatureCache,
-    ImageCache, Loader, LoaderOptions, RgbImage, Sample, Strictness,
+    Augment, CacheKey, ContentHash, DataError, DecodeOptions, FeatureCache, ImageCache, Loader,
+    LoaderOptions, RgbImage, Sample, Strictness,
 };
 use refit_net::{Compiled, NodeId, Precision, Value};
 
 use super::attention_map;
 use super::pairs::{Pair, Pairs, Sized, What};
+use crate::calibrate::scaled;
 use crate::error::LearnError;
-use crate::extract::{view_key, view_stream};
+use crate::extract::{draw_view, drawn_key};
+use crate::kept::{self, TOGETHER, View, in_company};
 use crate::metrics::softmax;
 use crate::model::Model;
 use crate::watch::{Event, Watch, stage};
-
-/// Images that a teacher sees together.
-const TOGETHER: usize = 32;
-
-/// Bytes of rows that are held in memory before they are written.
-const WRITE_EVERY: usize = 16 << 20;
-
-/// An image's position among the training images, and the number of its view; the plain one is 0.
-pub(crate) type View = (usize, usize);
 
 /// A model that teaches, and its position of each of the student's classes.
 #[derive(Debug)]
@@ -73,8 +66,7 @@ pub(crate) fn average_softened(logits: &[Vec<f32>], classes: usize, temperature:
     let share = 1.0 / logits.len() as f32;
     let mut mean = vec![0.0; logits[0].len()];
     for logits in logits {
-        let scaled: Vec<f32> = logits.iter().map(|v| v / temperature as f32).collect();
-        let soft = softmax(&scaled, classes);
+        let soft = softmax(&scaled(logits, temperature), classes);
         mean.iter_mut().zip(soft).for_each(|(m, p)| *m += share * p);
     }
     mean
@@ -118,23 +110,15 @@ impl Views {
         let open = move |sample: &Sample| images.get(&sample.path);
         let make =
             move |image: &Arc<RgbImage>, job: usize, out: &mut [f32]| -> Result<(), DataError> {
-                match jobs[job] {
-                    (_, 0) => preprocess.apply_into(image, out),
-                    (i, view) => {
-                        let mut stream = view_stream(seed, &hashes[i], view);
-                        augment.apply_into(image, &preprocess, &mut stream, out);
-                    }
-                }
+                let (i, view) = jobs[job];
+                draw_view(image, (&hashes[i], view), &preprocess, (&augment, seed), out);
                 Ok(())
             };
         Loader::of_views(samples, order, options, open, make)
     }
 
     fn key(&self, (image, view): View) -> ContentHash {
-        match view {
-            0 => self.hashes[image],
-            _ => view_key(&self.hashes[image], &self.augment, self.seed),
-        }
+        drawn_key(&self.hashes[image], view, &self.augment, self.seed)
     }
 }
 
@@ -155,6 +139,8 @@ pub(crate) struct Keep<'a> {
     /// Bytes of rows.
     pub budget: u64,
     pub precision: Precision,
+    /// Told where they cannot be kept.
+    pub watch: &'a dyn Watch,
 }
 
 /// What all teachers say of views.
@@ -328,12 +314,8 @@ impl<'a> Rows<'a> {
         jobs: Vec<View>,
     ) -> impl Iterator<Item = Result<Vec<f32>, LearnError>> {
         let count = jobs.len();
-        let mut jobs = jobs;
-        // An image alone in its batch may round differently (`Filter::for_any_batch` of the kernels).
-        if count % TOGETHER == 1 {
-            jobs.push(jobs[count - 1]);
-        }
-        let loader = views.load(self.teacher.model.card.preprocess, jobs, TOGETHER);
+        let preprocess = self.teacher.model.card.preprocess;
+        let loader = views.load(preprocess, in_company(jobs), TOGETHER);
         let rows = loader.flat_map(move |batch| match batch {
             Err(error) => vec![Err(error.into())],
             Ok(batch) => {
@@ -393,9 +375,6 @@ fn open(
     keep: &Keep,
     dim: usize,
 ) -> Result<FeatureCache, LearnError> {
-    let options =
-        CacheOptions { budget: keep.budget, write_every: WRITE_EVERY, within_budget: true };
-    let Some(folder) = keep.folder else { return Ok(FeatureCache::in_memory_with(dim, options)) };
     let network = &teacher.model.network;
     let mut frozen = blake3::Hasher::new();
     for name in names {
@@ -419,5 +398,5 @@ fn open(
             keep.precision
         ),
     };
-    Ok(FeatureCache::open_with(folder, &key, dim, options))
+    Ok(kept::open(keep.folder, &key, dim, keep.budget, keep.watch))
 }

@@ -14,31 +14,20 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use refit_data::cache::Element;
 use refit_data::{
-    CacheKey, CacheOptions, ContentHash, DataError, DecodeOptions, FeatureCache, Loader,
-    LoaderOptions, Preprocess, RgbImage, Sample, Strictness, decode_file_in,
+    CacheKey, ContentHash, DataError, DecodeOptions, FeatureCache, Loader, LoaderOptions,
+    Preprocess, RgbImage, Sample, Strictness, decode_file_in,
 };
 use refit_net::{Network, Precision, Shape, Training, Value};
 
 use super::images::Images;
 use super::{Run, labels};
 use crate::error::LearnError;
-use crate::extract::{view_key, view_stream};
+use crate::extract::{draw_view, drawn_key};
 use crate::fit::{Aim, Feed, Step, Verdict};
+use crate::kept::{self, TOGETHER, View, in_company};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::watch::{Event, stage};
-
-/// Images that go through the frozen part, or a trained part that is judged, together.
-const TOGETHER: usize = 32;
-
-/// Bytes of rows that are kept where no file can be written.
-const IN_MEMORY: u64 = 512 << 20;
-
-/// Bytes of rows that are held in memory before they are written.
-const WRITE_EVERY: usize = 16 << 20;
-
-/// An image's position among those of its part, and the number of its view; the plain one is 0.
-type View = (usize, usize);
 
 /// Takes the views of a batch, and what enters the trained part.
 type Each<'a> = dyn FnMut(&[View], Vec<Value>) -> Result<(), LearnError> + 'a;
@@ -169,10 +158,7 @@ impl<'a> ActivationFeed<'a> {
 
     fn key(&self, part: &Part, (image, view): View) -> ContentHash {
         let settings = self.run.settings;
-        match view {
-            0 => part.hashes[image],
-            _ => view_key(&part.hashes[image], &settings.training.augment(), settings.seed),
-        }
+        drawn_key(&part.hashes[image], view, &settings.training.augment(), settings.seed)
     }
 
     fn is_kept<T: Kept>(&self, cache: &FeatureCache<T>, part: &Part, job: View) -> bool {
@@ -187,11 +173,7 @@ impl<'a> ActivationFeed<'a> {
         jobs: Vec<View>,
     ) -> impl Iterator<Item = Result<Vec<T>, LearnError>> + use<'b, T> {
         let count = jobs.len();
-        let mut jobs = jobs;
-        // An image alone in its batch may round differently (`Filter::for_any_batch` of the kernels).
-        if count % TOGETHER == 1 {
-            jobs.push(jobs[count - 1]);
-        }
+        let jobs = in_company(jobs);
         let samples: Vec<Sample> = jobs.iter().map(|&(i, _)| part.samples[i].clone()).collect();
         let options = LoaderOptions {
             batch_size: TOGETHER,
@@ -207,13 +189,8 @@ impl<'a> ActivationFeed<'a> {
         };
         let order = (0..jobs.len()).collect();
         let make = move |image: &RgbImage, job: usize, out: &mut [f32]| -> Result<(), DataError> {
-            match jobs[job] {
-                (_, 0) => pipeline.apply_into(image, out),
-                (i, view) => {
-                    let mut stream = view_stream(seed, &hashes[i], view);
-                    augment.apply_into(image, &pipeline, &mut stream, out);
-                }
-            }
+            let (i, view) = jobs[job];
+            draw_view(image, (&hashes[i], view), &pipeline, (&augment, seed), out);
             Ok(())
         };
         let loader = Loader::of_views(samples, order, options, open, make);
@@ -370,17 +347,8 @@ impl Run<'_> {
 }
 
 fn open<T: Kept>(run: &Run, key: &CacheKey, dim: usize, budget: u64) -> FeatureCache<T> {
-    let options = |budget| CacheOptions { budget, write_every: WRITE_EVERY, within_budget: true };
     let folder = run.context.cache.as_deref().map(|cache: &Path| cache.join("activations"));
-    let Some(folder) = folder else {
-        return FeatureCache::in_memory_with(dim, options(budget.min(IN_MEMORY)));
-    };
-    let mut cache = FeatureCache::open_with(&folder, key, dim, options(budget));
-    cache.take_warnings().into_iter().for_each(|w| run.watch.event(Event::Warning(w)));
-    match cache.path() {
-        Some(_) => cache,
-        None => FeatureCache::in_memory_with(dim, options(budget.min(IN_MEMORY))),
-    }
+    kept::open(folder.as_deref(), key, dim, budget, run.watch)
 }
 
 /// Each image's values, one layer's after the other's.

@@ -18,7 +18,7 @@ use super::taught::{TaughtFeed, Teaching, pairs_of};
 use super::{Learned, Place, Run, labels};
 use crate::distill::without_adapters;
 use crate::error::LearnError;
-use crate::fit::{Aim, Epoch, Feed, FitOptions, Step, Verdict, find_rate, fit};
+use crate::fit::{Aim, Feed, FitOptions, Step, Verdict, find_rate, fit};
 use crate::loss::{balanced_weights, log_shares};
 use crate::settings::{ClassBalance, Settings, Strategy, TrainingSettings};
 use crate::watch::Event;
@@ -122,7 +122,9 @@ impl Run<'_> {
             checkpoints,
             resume: self.context.resume,
             // A first stage is done again on resume, and its epochs are not the run's.
-            log: &|history| if checkpoints.is_some() { self.write_log(history) } else { Ok(()) },
+            log: &|history| {
+                if checkpoints.is_some() { self.folder.write_log(history) } else { Ok(()) }
+            },
         };
         let (mut found, mut learning_rate) = (training.clone(), None);
         if training.find_learning_rate {
@@ -175,12 +177,6 @@ impl Run<'_> {
         self.folder.write(RATES, format!("{json}\n").as_bytes())?;
         self.folder.write_settings(&self.settings.with_rate(Some(rate)))?;
         Ok(rate)
-    }
-
-    pub(super) fn write_log(&self, history: &[Epoch]) -> Result<(), LearnError> {
-        let line = |e| serde_json::to_string(e).expect("numbers serialize") + "\n";
-        let text: String = history.iter().map(line).collect();
-        self.folder.write("log.jsonl", text.as_bytes())
     }
 }
 

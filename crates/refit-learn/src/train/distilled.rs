@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::{latency, mcnemar};
 use super::folder::{RunFolder, SETTINGS, read_settings};
+use super::start::has_no_classes;
 use super::{Outcome, RunContext, run_options, train};
 use crate::distill::{Teacher, average_softened};
 use crate::error::LearnError;
@@ -93,7 +94,7 @@ pub fn distill(
     };
     let outcome = train(settings, context, watch)?;
     let judged = Judged::of(&outcome);
-    let without_labels = asked.ignore_labels || judged.learned_without_labels(settings);
+    let without_labels = asked.ignore_labels || has_no_classes(settings);
     let student = judged.party(&settings.backbone, &outcome.model, None)?;
     let mut teachers = Vec::new();
     let mut all = Vec::new();
@@ -153,10 +154,6 @@ impl Judged {
             metrics: report.test.clone().or(report.val.clone()),
             classes: report.classes.clone(),
         }
-    }
-
-    fn learned_without_labels(&self, settings: &Settings) -> bool {
-        super::start::has_no_classes(settings)
     }
 
     fn right(&self, predicted: &[usize]) -> Vec<bool> {

@@ -5,23 +5,26 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use refit_data::Dataset;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::images::Images;
 use super::start::list;
 use super::{Choice, Distilled, Report, RunContext, Search};
-use crate::autoencode::is_autoencoder;
+use crate::autoencode::AutoencodeSettings;
 use crate::error::LearnError;
 use crate::fit::{Epoch, RateSearch, checkpoint_file};
 use crate::predictions::{Judgement, from_csv};
 use crate::settings::Settings;
 
-pub(super) const SETTINGS: &str = "settings.toml";
+pub(crate) const SETTINGS: &str = "settings.toml";
 const DATA: &str = "data.txt";
 const LOG: &str = "log.jsonl";
-const METRICS: &str = "metrics.json";
+pub(crate) const METRICS: &str = "metrics.json";
 const ADVICE: &str = "advice.json";
 pub(super) const RATES: &str = "lr.json";
-const MODEL: &str = "model.safetensors";
+pub(crate) const MODEL: &str = "model.safetensors";
+pub(crate) const SHEET: &str = "sheet.png";
 /// The folder of finished folds.
 pub(super) const FOLDS: &str = "folds";
 pub(super) const PREDICTIONS: &str = "predictions.csv";
@@ -29,7 +32,7 @@ pub(super) const SEARCH: &str = "search.toml";
 pub(super) const TRIALS: &str = "trials.jsonl";
 
 /// The folder of a run and its files.
-pub(super) struct RunFolder(pub Option<PathBuf>);
+pub(crate) struct RunFolder(pub Option<PathBuf>);
 
 impl RunFolder {
     /// A folder that does not hold another run; nothing is written yet.
@@ -45,41 +48,52 @@ impl RunFolder {
 
     /// Makes the folder and its first files, once it is known that the run can begin; a resumed run
     /// must see the images that it began with.
-    pub fn begin(
+    pub(super) fn begin(
         &self,
         settings: &Settings,
         images: &Images,
         resume: bool,
     ) -> Result<(), LearnError> {
+        self.begin_with(&in_toml(settings), (&settings.data, &images.fingerprint), resume)
+    }
+
+    /// The same for a run with other settings, told as TOML, on images of `data` with a fingerprint.
+    pub fn begin_with(
+        &self,
+        settings: &str,
+        (data, images): (&Path, &str),
+        resume: bool,
+    ) -> Result<(), LearnError> {
         let (Some(folder), Some(checkpoints)) = (&self.0, self.checkpoints()) else {
             return Ok(());
         };
-        self.check_data(settings, images, resume)?;
-        fs::create_dir_all(&checkpoints).map_err(|source| LearnError::Io {
-            what: "make",
-            path: checkpoints.clone(),
-            source,
-        })?;
+        self.check_data(data, images, resume)?;
+        make(&checkpoints)?;
         if resume {
-            let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS, RATES];
+            let files = [SETTINGS, DATA, LOG, METRICS, MODEL, PREDICTIONS, RATES, SHEET];
             let files = files.map(|name| folder.join(name)).into_iter();
             remove_leftovers(files.chain([checkpoint_file(&checkpoints)]));
         }
         self.write(DATA, line_of(images).as_bytes())?;
         // A search has a folder before its run has settings.
         if !resume || !folder.join(SETTINGS).exists() {
-            self.write_settings(settings)?;
+            self.write(SETTINGS, settings.as_bytes())?;
         }
         Ok(())
     }
 
     pub fn write_settings(&self, settings: &Settings) -> Result<(), LearnError> {
-        let text = toml::to_string_pretty(settings).expect("settings serialize");
-        self.write(SETTINGS, text.as_bytes())
+        self.write(SETTINGS, in_toml(settings).as_bytes())
+    }
+
+    pub fn write_log(&self, history: &[Epoch]) -> Result<(), LearnError> {
+        let line = |e| serde_json::to_string(e).expect("numbers serialize") + "\n";
+        let text: String = history.iter().map(line).collect();
+        self.write(LOG, text.as_bytes())
     }
 
     /// Makes the folder of a search, once it is known that it can begin.
-    pub fn begin_search(
+    pub(super) fn begin_search(
         &self,
         plan: &str,
         settings: &Settings,
@@ -87,13 +101,9 @@ impl RunFolder {
         resume: bool,
     ) -> Result<(), LearnError> {
         let Some(folder) = &self.0 else { return Ok(()) };
-        self.check_data(settings, images, resume)?;
-        fs::create_dir_all(folder).map_err(|source| LearnError::Io {
-            what: "make",
-            path: folder.clone(),
-            source,
-        })?;
-        self.write(DATA, line_of(images).as_bytes())?;
+        self.check_data(&settings.data, &images.fingerprint, resume)?;
+        make(folder)?;
+        self.write(DATA, line_of(&images.fingerprint).as_bytes())?;
         match resume {
             true => remove_leftovers([SEARCH, TRIALS].map(|name| folder.join(name))),
             false => self.write(SEARCH, plan.as_bytes())?,
@@ -102,16 +112,11 @@ impl RunFolder {
     }
 
     /// What is resumed must see the images that it began with.
-    fn check_data(
-        &self,
-        settings: &Settings,
-        images: &Images,
-        resume: bool,
-    ) -> Result<(), LearnError> {
+    fn check_data(&self, data: &Path, images: &str, resume: bool) -> Result<(), LearnError> {
         let Some(folder) = self.0.as_ref().filter(|_| resume) else { return Ok(()) };
         let before = fs::read_to_string(folder.join(DATA));
         match before.is_ok_and(|before| before != line_of(images)) {
-            true => Err(LearnError::DataChanged { path: settings.data.clone() }),
+            true => Err(LearnError::DataChanged { path: data.to_owned() }),
             false => Ok(()),
         }
     }
@@ -135,8 +140,20 @@ fn remove_leftovers(files: impl IntoIterator<Item = PathBuf>) {
     }
 }
 
-fn line_of(images: &Images) -> String {
-    format!("{}\n", images.fingerprint)
+fn line_of(fingerprint: &str) -> String {
+    format!("{fingerprint}\n")
+}
+
+fn make(folder: &Path) -> Result<(), LearnError> {
+    fs::create_dir_all(folder).map_err(|source| LearnError::Io {
+        what: "make",
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+pub(crate) fn in_toml(settings: &impl Serialize) -> String {
+    toml::to_string_pretty(settings).expect("settings serialize")
 }
 
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), LearnError> {
@@ -154,19 +171,29 @@ pub(super) fn fingerprint(folder: &Path) -> String {
 /// # Errors
 /// If there is no such file, or it is damaged.
 pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
-    let path = folder.join(SETTINGS);
-    if !path.exists() && folder.join(SEARCH).exists() {
+    if !folder.join(SETTINGS).exists() && folder.join(SEARCH).exists() {
         return Err(LearnError::SearchGoesOn { path: folder.to_owned() });
     }
-    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+    read_settings_of(folder, |text| {
+        toml::from_str::<AutoencodeSettings>(text).is_ok().then_some("autoencode")
+    })
+}
+
+/// The settings of a run of any kind that a folder holds; `other` names the command whose settings a
+/// text holds instead, if it is one.
+pub(crate) fn read_settings_of<T: DeserializeOwned>(
+    folder: &Path,
+    other: impl Fn(&str) -> Option<&'static str>,
+) -> Result<T, LearnError> {
+    let text = fs::read_to_string(folder.join(SETTINGS)).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => {
             LearnError::NoRun { path: folder.to_owned(), reason: format!("{SETTINGS}: {error}") }
         }
         _ => damaged(folder, SETTINGS, error),
     })?;
     toml::from_str(&text).map_err(|error| {
-        if is_autoencoder(folder) {
-            return LearnError::OtherRun { path: folder.to_owned(), command: "autoencode" };
+        if let Some(command) = other(&text) {
+            return LearnError::OtherRun { path: folder.to_owned(), command };
         }
         let at = error.span().map_or(0, |span| span.start);
         let line = text.get(..at).unwrap_or(&text).matches('\n').count() + 1;
@@ -174,7 +201,23 @@ pub fn read_settings(folder: &Path) -> Result<Settings, LearnError> {
     })
 }
 
-fn damaged(folder: &Path, file: impl Into<String>, reason: impl ToString) -> LearnError {
+/// A file of a folder, if it is there.
+pub(crate) fn read_file(folder: &Path, name: &str) -> Result<Option<String>, LearnError> {
+    match fs::read_to_string(folder.join(name)) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(damaged(folder, name, e)),
+    }
+}
+
+/// The epochs that a folder tells, where there were any.
+pub(crate) fn read_history(folder: &Path) -> Result<Vec<Epoch>, LearnError> {
+    let log = read_file(folder, LOG)?.unwrap_or_default();
+    let history = log.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+    history.map_err(|e| damaged(folder, LOG, e))
+}
+
+pub(crate) fn damaged(folder: &Path, file: impl Into<String>, reason: impl ToString) -> LearnError {
     let (path, file, reason) = (folder.to_owned(), file.into(), reason.to_string());
     LearnError::DamagedRun { path, file, reason }
 }
@@ -216,18 +259,13 @@ impl Record {
     pub fn read(folder: &Path) -> Result<Self, LearnError> {
         let settings = read_settings(folder)?;
         let damaged = |name: &str, reason: String| damaged(folder, name, reason);
-        let text = |name: &str| match fs::read_to_string(folder.join(name)) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(damaged(name, e.to_string())),
-        };
+        let text = |name: &str| read_file(folder, name);
         let Some(metrics) = text(METRICS)? else {
             return Err(LearnError::Unfinished { path: folder.to_owned(), command: "train" });
         };
         let report: Report =
             serde_json::from_str(&metrics).map_err(|e| damaged(METRICS, e.to_string()))?;
-        let log = text(LOG)?.unwrap_or_default();
-        let history = log.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        let history = read_history(folder)?;
         let choice = text(ADVICE)?.map(|advice| serde_json::from_str(&advice)).transpose();
         let rates = text(RATES)?.map(|rates| serde_json::from_str(&rates)).transpose();
         let predictions =
@@ -236,7 +274,7 @@ impl Record {
             folder: folder.to_owned(),
             settings,
             fingerprint: fingerprint(folder),
-            history: history.map_err(|e| damaged(LOG, e.to_string()))?,
+            history,
             choice: choice.map_err(|e| damaged(ADVICE, e.to_string()))?,
             rates: rates.map_err(|e| damaged(RATES, e.to_string()))?,
             search: Search::read(folder)?,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use refit_data::check::{CheckOptions, Fingerprint, check_readable};
-use refit_data::{Augment, ContentHash, DecodeOptions, Sample, Skipped};
+use refit_data::check::{CheckOptions, Checked, Fingerprint, check_readable};
+use refit_data::{Augment, ContentHash, DecodeOptions, Sample, Skipped, Strictness};
 use refit_net::Precision;
 
 use super::Run;
@@ -12,7 +12,7 @@ use super::start::Start;
 use crate::error::LearnError;
 use crate::extract::{Change, ExtractOptions, Features, extract};
 use crate::settings::{Mirror, Strategy};
-use crate::watch::{Event, stage};
+use crate::watch::{Event, Watch, stage};
 
 /// The images of a run after the unreadable ones are left out.
 pub(super) struct Images {
@@ -36,6 +36,29 @@ impl Images {
 pub(super) struct SplitFeatures {
     pub learned: Features,
     pub judged: Features,
+}
+
+/// Reads images once, to know which can be read and what they hold.
+pub(crate) fn check(
+    samples: &[Sample],
+    workers: usize,
+    strictness: Strictness,
+    watch: &dyn Watch,
+) -> Result<Checked, LearnError> {
+    let options = CheckOptions { workers, strictness, decode: DecodeOptions::default() };
+    let checked = stage(watch, "check", samples.len(), || {
+        let advance = |_: usize, _: usize| watch.event(Event::Advance { items: 1 });
+        check_readable(samples, &options, &|_| false, Some(&advance))
+    });
+    Ok(checked?)
+}
+
+/// Tells which images are left out, and why.
+pub(crate) fn warn_of_skipped(skipped: &[Skipped], watch: &dyn Watch) {
+    for skip in skipped {
+        let text = format!("{} is left out: {}", skip.path.display(), skip.reason);
+        watch.event(Event::Warning(text));
+    }
 }
 
 impl Run<'_> {
@@ -114,16 +137,8 @@ impl Run<'_> {
     }
 
     pub(super) fn checked_images(&self) -> Result<Images, LearnError> {
-        let options = CheckOptions {
-            workers: self.context.workers,
-            strictness: self.run_options().strictness,
-            decode: DecodeOptions::default(),
-        };
-        let samples = self.samples();
-        let checked = stage(self.watch, "check", samples.len(), || {
-            let advance = |_: usize, _: usize| self.watch.event(Event::Advance { items: 1 });
-            check_readable(&samples, &options, &|_| false, Some(&advance))
-        })?;
+        let (workers, strictness) = (self.context.workers, self.run_options().strictness);
+        let checked = check(&self.samples(), workers, strictness, self.watch)?;
         let hashes: Vec<ContentHash> =
             checked.readable.iter().filter_map(|&i| checked.hashes[i]).collect();
         self.images(&checked.readable, &hashes, checked.skipped)
@@ -135,10 +150,7 @@ impl Run<'_> {
         hashes: &[ContentHash],
         skipped: Vec<Skipped>,
     ) -> Result<Images, LearnError> {
-        for skip in &skipped {
-            let text = format!("{} is left out: {}", skip.path.display(), skip.reason);
-            self.watch.event(Event::Warning(text));
-        }
+        warn_of_skipped(&skipped, self.watch);
         let samples = self.samples();
         let (trains, vals) = (self.dataset.train.len(), self.dataset.val.len());
         let mut images = Images {

@@ -9,10 +9,10 @@ mod body;
 mod compare;
 mod contest;
 mod distilled;
-mod folder;
+pub(crate) mod folder;
 mod folds;
 mod head;
-mod images;
+pub(crate) mod images;
 mod judge;
 mod keep;
 mod leaks;
@@ -540,7 +540,7 @@ impl<'a> Run<'a> {
 
     fn finish(&self, outcome: &Outcome) -> Result<(), LearnError> {
         let Some(folder) = &self.folder.0 else { return Ok(()) };
-        self.write_log(&outcome.history)?;
+        self.folder.write_log(&outcome.history)?;
         outcome.model.save(&folder.join("model.safetensors"))?;
         let lines = to_csv(&outcome.predictions, &outcome.report.classes);
         self.folder.write(PREDICTIONS, &lines)?;

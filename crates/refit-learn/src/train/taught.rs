@@ -14,11 +14,12 @@ use super::activations::fixed_views;
 use super::images::Images;
 use super::{Run, RunContext, labels, run_options};
 use crate::distill::{
-    Distillation, Keep, Lessons, Pairs, Sized, Teacher, View, Views, What, attention,
-    average_softened, decoupled, hint, relational, softened,
+    Distillation, Keep, Lessons, Pairs, Sized, Teacher, Views, What, attention, average_softened,
+    decoupled, hint, relational, softened,
 };
 use crate::error::LearnError;
 use crate::fit::{Aim, Feed, Step, Verdict};
+use crate::kept::View;
 use crate::metrics::arg_max;
 use crate::settings::Settings;
 use crate::watch::{Event, Watch, stage};
@@ -206,7 +207,8 @@ impl Run<'_> {
         };
         let folder = self.context.cache.as_ref().map(|cache| cache.join("lessons"));
         let (budget, precision) = (self.context.activation_budget, settings.precision);
-        let keep = Keep { folder: folder.as_deref(), budget, precision };
+        let watch = self.watch;
+        let keep = Keep { folder: folder.as_deref(), budget, precision, watch };
         Lessons::new(&teaching.teachers, pairs, views, &keep)
     }
 }
@@ -245,7 +247,7 @@ impl<'a> TaughtFeed<'a> {
     }
 
     /// What a step aims at beside its labels.
-    fn aim(&self, jobs: &[(usize, usize)], labels: &[usize]) -> Result<Aim, LearnError> {
+    fn aim(&self, jobs: &[View], labels: &[usize]) -> Result<Aim, LearnError> {
         let (settings, n) = (&self.teaching.settings, jobs.len());
         let (classes, device) = (self.run.dataset.classes.len(), Device::flex());
         let lesson = self.lessons.of(jobs)?;
@@ -263,7 +265,7 @@ impl<'a> TaughtFeed<'a> {
             whats: self.pairs.0.iter().map(|pair| pair.what).collect(),
             compared,
         };
-        let share = |&(image, _): &(usize, usize)| f32::from(u8::from(self.labelled[image]));
+        let share = |&(image, _): &View| f32::from(u8::from(self.labelled[image]));
         let shares: Vec<f32> = jobs.iter().map(share).collect();
         let any = shares.iter().any(|share| *share > 0.0);
         let hard = if any { settings.hard } else { 0.0 };
@@ -354,11 +356,11 @@ impl Feed for TaughtFeed<'_> {
     ) -> Result<(), LearnError> {
         let (n, views) = (self.images.train.len(), self.lessons.views());
         let view = |id: usize| (id % n, (epoch + id % n + id / n) % views.count);
-        let jobs: Vec<(usize, usize)> = order.into_iter().map(view).collect();
+        let jobs: Vec<View> = order.into_iter().map(view).collect();
         let batch = self.run.settings.training.batch;
         for loaded in views.load(*self.preprocess, jobs.clone(), batch) {
             let loaded = loaded?;
-            let jobs: Vec<(usize, usize)> = loaded.indices.iter().map(|job| jobs[*job]).collect();
+            let jobs: Vec<View> = loaded.indices.iter().map(|job| jobs[*job]).collect();
             let labels: Vec<usize> = jobs.iter().map(|&(i, _)| self.labels[i]).collect();
             let aim = self.aim(&jobs, &labels)?;
             let shape = [loaded.n, 3, loaded.size, loaded.size];

@@ -7,13 +7,13 @@ use clap::Args;
 use refit::learn::shallow::Learner;
 use refit::learn::{Distillation, Distilled, Party, distill_into, has_weights};
 use refit::net::zoo;
-use refit::{LearnError, RunContext, Settings, Strategy, learn::Way};
+use refit::{RunContext, Settings, Strategy, learn::Way};
 
 use crate::arguments;
 use crate::cli::TEMPLATE;
 use crate::commands::train::{
-    self, TrainOptions, free_folder, network_to_start_from, settings_to_resume, shell, whole,
-    write_report,
+    self, TrainOptions, free_folder, network_to_start_from, settings_to_resume, shell,
+    stopped_or_failed, whole, write_report,
 };
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -204,8 +204,12 @@ impl Distill {
             None => self.settings(&data)?,
         };
         let done = distill_into(&settings, &context, !self.no_baseline, &progress);
-        let (outcome, distilled) =
-            done.map_err(|error| stopped_or_failed(error, &folder, self.no_baseline))?;
+        let (outcome, distilled) = done.map_err(|error| {
+            let flag = if self.no_baseline { " --no-baseline" } else { "" };
+            let resume = format!("refit distill --resume {}{flag}", shell(&folder));
+            let mark = folder.join("settings.toml");
+            stopped_or_failed(error, &mark, &resume, "what teachers said is")
+        })?;
         train::summarize(&outcome, &folder, &progress);
         progress.say(&comparison(&distilled));
         if !self.no_report {
@@ -265,19 +269,6 @@ impl Distill {
         asked.temperature = self.losses.temperature.unwrap_or(1.0);
         settings.distillation = Some(asked);
         Ok(settings)
-    }
-}
-
-fn stopped_or_failed(error: LearnError, folder: &Path, no_baseline: bool) -> Failure {
-    let flag = if no_baseline { " --no-baseline" } else { "" };
-    match error {
-        LearnError::Stopped if folder.join("settings.toml").exists() => Failure::Interrupted(Some(
-            format!("continue with `refit distill --resume {}{flag}`", shell(folder)),
-        )),
-        LearnError::Stopped => Failure::Interrupted(Some(
-            "nothing is written yet; run the same command again: what teachers said is kept".into(),
-        )),
-        error => error.into(),
     }
 }
 

@@ -612,7 +612,10 @@ impl Train {
             Some(_) => refit::train(&settings_to_resume(&folder)?, &context, &progress),
             None => begin(&self.options, &data, &context, &progress)?,
         };
-        let outcome = outcome.map_err(|error| stopped_or_failed(error, &folder))?;
+        let outcome = outcome.map_err(|error| {
+            let resume = format!("refit train --resume {}", shell(&folder));
+            stopped_or_failed(error, &folder.join("settings.toml"), &resume, "features are")
+        })?;
         summarize(&outcome, &folder, &progress);
         if !self.no_report {
             write_report(&outcome, &folder, &progress);
@@ -700,14 +703,16 @@ pub fn free_folder(data: &Path, strategy: &str) -> PathBuf {
     std::iter::once(first).chain(others).find(|path| !path.exists()).expect("numbers go on")
 }
 
-fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
+/// What failed, or how to go on with what was stopped: by the command `resume` once the file `mark` is
+/// there, before that anew, with what is `kept`.
+pub fn stopped_or_failed(error: LearnError, mark: &Path, resume: &str, kept: &str) -> Failure {
     match error {
-        LearnError::Stopped if folder.join("settings.toml").exists() => Failure::Interrupted(Some(
-            format!("continue with `refit train --resume {}`", shell(folder)),
-        )),
-        LearnError::Stopped => Failure::Interrupted(Some(
-            "nothing is written yet; run the same command again: features are kept".into(),
-        )),
+        LearnError::Stopped if mark.exists() => {
+            Failure::Interrupted(Some(format!("continue with `{resume}`")))
+        }
+        LearnError::Stopped => Failure::Interrupted(Some(format!(
+            "nothing is written yet; run the same command again: {kept} kept"
+        ))),
         error => error.into(),
     }
 }

@@ -10,13 +10,14 @@ use refit::learn::{
     read_search, search, tune,
 };
 use refit::net::Precision;
-use refit::{LearnError, Outcome, RunContext, Settings, Strategy};
+use refit::{Outcome, RunContext, Settings, Strategy};
 use serde_json::json;
 
 use crate::arguments;
 use crate::cli::TEMPLATE;
 use crate::commands::train::{
-    check_precision, free_folder, network_to_start_from, shell, summarize, whole, write_report,
+    check_precision, free_folder, network_to_start_from, shell, stopped_or_failed, summarize,
+    whole, write_report,
 };
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -266,7 +267,10 @@ impl Tune {
             workers: machine.threads(),
             ..RunContext::default()
         };
-        let stopped = |error| stopped_or_failed(error, &folder);
+        let stopped = |error| {
+            let resume = format!("refit tune --resume {}", shell(&folder));
+            stopped_or_failed(error, &folder.join("search.toml"), &resume, "features are")
+        };
         if self.no_train {
             let found = search(&settings, &options, &context, &progress).map_err(stopped)?;
             progress.say(&in_words(&found));
@@ -292,18 +296,6 @@ impl Tune {
             writeln!(io::stdout(), "{json}")?;
         }
         Ok(())
-    }
-}
-
-fn stopped_or_failed(error: LearnError, folder: &Path) -> Failure {
-    match error {
-        LearnError::Stopped if folder.join("search.toml").exists() => Failure::Interrupted(Some(
-            format!("continue with `refit tune --resume {}`", shell(folder)),
-        )),
-        LearnError::Stopped => Failure::Interrupted(Some(
-            "nothing is written yet; run the same command again: features are kept".into(),
-        )),
-        error => error.into(),
     }
 }
 

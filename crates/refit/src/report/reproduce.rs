@@ -135,19 +135,12 @@ fn distillation_flags(asked: &Distillation, settings: &Settings, data: &str) -> 
     if asked.ignore_labels {
         words.push("--ignore-labels".into());
     }
-    for (name, value, usual) in [
-        ("temperature", asked.temperature, usual.temperature),
-        ("soft", asked.soft, usual.soft),
-        ("hard", asked.hard, usual.hard),
-        ("decoupled", asked.decoupled, usual.decoupled),
-        ("hints", asked.hints, usual.hints),
-        ("attention", asked.attention, usual.attention),
-        ("relational", asked.relational, usual.relational),
-    ] {
-        if value != usual {
-            words.push(format!("--{name} {value}"));
-        }
+    if asked.temperature != usual.temperature {
+        words.push(format!("--temperature {}", asked.temperature));
     }
+    let weights = asked.weights().into_iter().zip(usual.weights());
+    let changed = weights.filter(|((_, weight), (_, usual))| weight != usual);
+    words.extend(changed.map(|((flag, weight), _)| format!("{flag} {weight}")));
     let layers = |[student, teacher]: &[String; 2]| format!("--hint-layers {student}={teacher}");
     words.extend(asked.hint_layers.iter().map(layers));
     words
