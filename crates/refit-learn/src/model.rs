@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use refit_data::{
-    DataError, DecodeOptions, Interpolation, Loader, LoaderOptions, Preprocess, Resize, Sample,
-    Skipped, Strictness, decode_file_in,
+    Batch, DataError, DecodeOptions, Interpolation, Loader, LoaderOptions, Preprocess, Resize,
+    Sample, Skipped, Strictness, decode_file_in,
 };
 use refit_net::zoo::{self, Architecture, InputSpec};
 use refit_net::{Classes, Compiled, HeadWeights, Network, Precision, model_file};
@@ -471,6 +471,23 @@ pub(crate) fn run_compiled(
     watch: &dyn Watch,
     each: &mut dyn FnMut(Output),
 ) -> Result<Vec<Skipped>, LearnError> {
+    each_batch(preprocess, samples, options, watch, &mut |batch| {
+        let values = run_batch(compiled, batch.images, batch.n, preprocess, network);
+        let width = values.len() / batch.n;
+        for (row, &index) in values.chunks_exact(width).zip(&batch.indices) {
+            each(Output { index, values: row.to_vec() });
+        }
+    })
+}
+
+/// Reads images in their order and hands them out in batches; gives the unreadable ones.
+pub(crate) fn each_batch(
+    preprocess: &Preprocess,
+    samples: &[Sample],
+    options: &RunOptions,
+    watch: &dyn Watch,
+    each: &mut dyn FnMut(Batch),
+) -> Result<Vec<Skipped>, LearnError> {
     let loader_options = LoaderOptions {
         batch_size: options.batch,
         size: preprocess.size,
@@ -488,12 +505,9 @@ pub(crate) fn run_compiled(
         Loader::new(samples.to_vec(), (0..samples.len()).collect(), loader_options, make);
     for batch in loader.by_ref() {
         let batch = batch?;
-        let values = run_batch(compiled, batch.images, batch.n, preprocess, network);
-        let width = values.len() / batch.n;
-        for (row, &index) in values.chunks_exact(width).zip(&batch.indices) {
-            each(Output { index, values: row.to_vec() });
-        }
-        watch.event(Event::Advance { items: batch.n });
+        let items = batch.n;
+        each(batch);
+        watch.event(Event::Advance { items });
         if watch.stops() {
             return Err(LearnError::Stopped);
         }

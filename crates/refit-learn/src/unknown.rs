@@ -23,6 +23,13 @@ pub const DIRECTIONS: usize = 32;
 /// The share of images of the model's own kind that may be called unknown, where nobody says another.
 pub const SHARE: f64 = 0.05;
 
+/// The place, from 1, among `n` ascending scores of the one that at most `share` of others like them
+/// exceed: `ceil((n + 1) (1 - share))`; beyond `n` where they are too few to tell, 0 where all may.
+pub(crate) fn rank(n: usize, share: f64) -> usize {
+    // What a share leaves of a number, 0.95 * 20, may round to either side.
+    ((n + 1) as f64 * (1.0 - share) - 1e-9).ceil() as usize
+}
+
 /// Images kept to tell distances by, at most.
 pub(crate) const MOST_HELD_OUT: usize = 2000;
 
@@ -188,8 +195,7 @@ impl Unknown {
     /// too few to tell.
     pub fn threshold(&self, share: f64) -> f32 {
         let n = self.held_out.len();
-        // What a share leaves of a number, 0.95 * 20, may round to either side.
-        let rank = ((n + 1) as f64 * (1.0 - share) - 1e-9).ceil() as usize;
+        let rank = rank(n, share);
         if rank > n { f32::INFINITY } else { self.held_out[rank.max(1) - 1] }
     }
 

@@ -1,15 +1,16 @@
 //! How unlike the images of its training an image is, by how badly an autoencoder makes it again.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use refit_data::{Batch, DecodeOptions, Loader, LoaderOptions, Sample, Skipped, decode_file_in};
+use refit_data::{Batch, Sample, Skipped};
 use refit_net::{Compiled, Network};
 use serde::{Deserialize, Serialize};
 
 use super::objective::{Closeness, Objective};
 use super::{AutoencodeSettings, Reconstruction};
 use crate::error::LearnError;
-use crate::model::{Model, RunOptions};
-use crate::watch::{Event, Watch};
+use crate::model::{Model, RunOptions, each_batch};
+use crate::unknown::rank;
+use crate::watch::Watch;
 
 /// Scores of images held out that a card keeps, at most.
 const MOST_SCORES: usize = 1000;
@@ -51,11 +52,9 @@ impl Autoencoder {
     /// The error above which an image is an anomaly: of images like those of training, at most `share`
     /// exceed it. Infinite where too few were held out to tell.
     pub fn threshold(&self, share: f64) -> f32 {
-        let n = self.scores.len();
-        let place = ((n + 1) as f64 * (1.0 - share)).ceil() as usize;
-        match place {
+        match rank(self.scores.len(), share) {
             0 => f32::NEG_INFINITY,
-            _ => self.scores.get(place - 1).copied().unwrap_or(f32::INFINITY),
+            place => self.scores.get(place - 1).copied().unwrap_or(f32::INFINITY),
         }
     }
 
@@ -130,35 +129,14 @@ impl Model {
         let Some(reconstructor) = Reconstructor::new(&self.network, options)? else {
             return Err(LearnError::NoDecoder { net: self.network.graph().name().to_owned() });
         };
-        let preprocess = self.card.preprocess;
-        let loader_options = LoaderOptions {
-            batch_size: options.batch,
-            size: preprocess.size,
-            workers: options.workers,
-            ahead: 2,
-            strictness: options.strictness,
-        };
-        let make = move |sample: &Sample, _: usize, out: &mut [f32]| {
-            let (decode, detail) = (DecodeOptions::default(), preprocess.detail());
-            preprocess.apply_into(&decode_file_in(&sample.path, &decode, detail)?, out);
-            Ok(())
-        };
-        let order = (0..samples.len()).collect();
-        let mut loader = Loader::new(samples.to_vec(), order, loader_options, make);
-        for batch in loader.by_ref() {
-            let batch = batch?;
+        each_batch(&self.card.preprocess, samples, options, watch, &mut |batch| {
             let images = tensor_of(&batch, self.network.device());
             let made = reconstructor.run(images.clone());
             let close = objective.closeness(made, images, None);
             for (row, &index) in batch.indices.iter().enumerate() {
                 each(index, close.of(row));
             }
-            watch.event(Event::Advance { items: batch.n });
-            if watch.stops() {
-                return Err(LearnError::Stopped);
-            }
-        }
-        Ok(loader.skipped().to_vec())
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use crate::error::LearnError;
 use crate::extract::{draw_view, drawn_key};
 use crate::kept::{self, TOGETHER, View, in_company};
 use crate::metrics::softmax;
-use crate::model::Model;
+use crate::model::{Model, RunOptions};
 use crate::watch::{Event, Watch, stage};
 
 /// A model that teaches, and its position of each of the student's classes.
@@ -52,8 +52,27 @@ impl Teacher {
     }
 
     /// Logits in the order of the student's classes.
-    pub fn ordered(&self, logits: &[f32]) -> Vec<f32> {
+    fn ordered(&self, logits: &[f32]) -> Vec<f32> {
         self.positions.iter().map(|&position| logits[position]).collect()
+    }
+
+    /// What it says of each image, `[images, classes]` in the order of the student's classes; zeros of one
+    /// that cannot be read.
+    pub fn logits(
+        &self,
+        samples: &[Sample],
+        options: &RunOptions,
+        watch: &dyn Watch,
+    ) -> Result<Vec<f32>, LearnError> {
+        let classes = self.classes();
+        let mut logits = vec![0.0; samples.len() * classes];
+        stage(watch, "teacher", samples.len(), || {
+            self.model.run(samples, &[], options, watch, &mut |output| {
+                let row = self.ordered(&output.values);
+                logits[output.index * classes..][..classes].copy_from_slice(&row);
+            })
+        })?;
+        Ok(logits)
     }
 
     pub fn sized(&self) -> Sized<'_> {

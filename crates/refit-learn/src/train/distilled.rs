@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, arg_max};
 use crate::model::Model;
 use crate::predictions::Split;
 use crate::settings::{Settings, TrainingSettings};
-use crate::watch::{Event, Watch, stage};
+use crate::watch::{Event, Watch};
 
 /// The file of a run's folder that holds a [`Distilled`].
 pub(super) const DISTILLED: &str = "distillation.json";
@@ -100,7 +100,7 @@ pub fn distill(
     let mut all = Vec::new();
     for path in &asked.teachers {
         let teacher = Teacher::open(path, &Device::flex())?.about(&judged.classes)?;
-        let logits = judged.asked(&teacher, settings, context, watch)?;
+        let logits = teacher.logits(&judged.samples, &run_options(settings, context), watch)?;
         teachers.push(judged.party(&teacher.name, &teacher.model, Some(&logits))?);
         all.push(logits);
     }
@@ -200,26 +200,6 @@ impl Judged {
             p_value: (n > 0).then_some(p_value),
             ..party
         }
-    }
-
-    /// A teacher's logits for the images.
-    fn asked(
-        &self,
-        teacher: &Teacher,
-        settings: &Settings,
-        context: &RunContext,
-        watch: &dyn Watch,
-    ) -> Result<Vec<f32>, LearnError> {
-        let classes = self.classes.len();
-        let mut logits = vec![0.0; self.samples.len() * classes];
-        stage(watch, "teacher", self.samples.len(), || {
-            let options = run_options(settings, context);
-            teacher.model.run(&self.samples, &[], &options, watch, &mut |output| {
-                let row = teacher.ordered(&output.values);
-                logits[output.index * classes..][..classes].copy_from_slice(&row);
-            })
-        })?;
-        Ok(logits)
     }
 
     /// All teachers as one, whose softened outputs are averaged.

@@ -27,11 +27,11 @@ impl Run<'_> {
         is_whole_run: bool,
     ) -> Result<Learned, LearnError> {
         let network = network.edit(&[Edit::FreezeBody], self.settings.seed)?;
+        if let Some(teaching) = self.teaching.filter(|_| is_whole_run) {
+            let soft = self.soft_targets(teaching, images)?;
+            return self.learned_head(&network, features, images, Some(&soft));
+        }
         match self.settings.solves_head() {
-            true if is_whole_run && self.teaching.is_some() => {
-                let soft = self.soft_targets(images)?;
-                self.learned_head(&network, features, images, soft.as_deref())
-            }
             true if !self.settings.learner.is_linear() => {
                 self.learned_head(&network, features, images, None)
             }

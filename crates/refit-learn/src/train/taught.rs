@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor, TensorData};
-use refit_data::{Dataset, DecodeOptions, ImageCache, Preprocess, Sample, Skipped, list_images};
+use refit_data::{
+    DataError, Dataset, DecodeOptions, ImageCache, Preprocess, Sample, SourceOptions, list_images,
+};
 use refit_net::{Network, NodeId, Pass, Training, Value};
 
 use super::activations::fixed_views;
@@ -21,8 +23,9 @@ use crate::error::LearnError;
 use crate::fit::{Aim, Feed, Step, Verdict};
 use crate::kept::View;
 use crate::metrics::arg_max;
+use crate::model::Model;
 use crate::settings::Settings;
-use crate::watch::{Event, Watch, stage};
+use crate::watch::{Event, Watch};
 
 /// The teachers of a run, and the images that they alone tell the classes of.
 pub(super) struct Teaching {
@@ -49,7 +52,7 @@ impl Teaching {
         let has_labels = !dataset.classes.is_empty() && !asked.ignore_labels;
         if dataset.classes.is_empty() {
             dataset.classes.clone_from(&teachers[0].model.card.classes);
-            given_val(dataset, settings)?;
+            given_val(dataset, settings, &teachers[0].model)?;
         }
         let about = |teacher: Teacher| teacher.about(&dataset.classes);
         let teachers = teachers.into_iter().map(about).collect::<Result<Vec<_>, _>>()?;
@@ -90,17 +93,9 @@ impl Teaching {
         context: &RunContext,
         watch: &dyn Watch,
     ) -> Result<Vec<Sample>, LearnError> {
-        let classes = self.teachers[0].classes();
-        let mut logits = vec![vec![0.0; samples.len() * classes]; self.teachers.len()];
-        for (teacher, logits) in self.teachers.iter().zip(&mut logits) {
-            stage(watch, "teacher", samples.len(), || -> Result<Vec<Skipped>, LearnError> {
-                let options = run_options(settings, context);
-                teacher.model.run(samples, &[], &options, watch, &mut |output| {
-                    let row = teacher.ordered(&output.values);
-                    logits[output.index * classes..][..classes].copy_from_slice(&row);
-                })
-            })?;
-        }
+        let (classes, options) = (self.teachers[0].classes(), run_options(settings, context));
+        let logits = |teacher: &Teacher| teacher.logits(samples, &options, watch);
+        let logits = self.teachers.iter().map(logits).collect::<Result<Vec<_>, _>>()?;
         let mean = average_softened(&logits, classes, 1.0);
         let judged = samples.iter().zip(mean.chunks_exact(classes));
         Ok(judged.map(|(s, row)| Sample { label: arg_max(row), ..s.clone() }).collect())
@@ -109,8 +104,8 @@ impl Teaching {
 
 /// Images in a folder without class folders, to be learned from without labels; none where the
 /// error is another one.
-pub(super) fn without_classes(error: &refit_data::DataError, data: &Path) -> Option<Dataset> {
-    let refit_data::DataError::NoClasses { path, .. } = error else { return None };
+pub(super) fn without_classes(error: &DataError, data: &Path) -> Option<Dataset> {
+    let DataError::NoClasses { path, .. } = error else { return None };
     if path != data {
         return None;
     }
@@ -126,23 +121,18 @@ pub(super) fn without_classes(error: &refit_data::DataError, data: &Path) -> Opt
 }
 
 /// Validation images with labels, given apart from images without.
-fn given_val(dataset: &mut Dataset, settings: &Settings) -> Result<(), LearnError> {
+fn given_val(
+    dataset: &mut Dataset,
+    settings: &Settings,
+    teacher: &Model,
+) -> Result<(), LearnError> {
     let Some(val) = &settings.val else { return Ok(()) };
-    let options = refit_data::SourceOptions {
-        val_fraction: Some(0.0),
-        one_class: true,
-        ..refit_data::SourceOptions::default()
-    };
+    let options =
+        SourceOptions { val_fraction: Some(0.0), one_class: true, ..SourceOptions::default() };
     let given = Dataset::open(val, &options)?;
-    let place = |s: &Sample| {
-        let name = &given.classes[s.label];
-        let label = dataset.classes.iter().position(|class| class == name);
-        label.map(|label| Sample { label, ..s.clone() }).ok_or_else(|| LearnError::UnknownClasses {
-            classes: vec![name.clone()],
-            known: dataset.classes.clone(),
-        })
-    };
-    dataset.val = given.samples().map(place).collect::<Result<_, _>>()?;
+    let positions = teacher.positions_of(&given.classes)?;
+    let place = |s: &Sample| Sample { label: positions[s.label], ..s.clone() };
+    dataset.val = given.samples().map(place).collect();
     dataset.has_given_val = true;
     Ok(())
 }
@@ -162,9 +152,12 @@ pub(super) struct TaughtFeed<'a> {
 
 impl Run<'_> {
     /// What teachers take the training images for, softened, and mixed with the labels by the weights of
-    /// the two: `[images, classes]`; none without teachers.
-    pub(super) fn soft_targets(&self, images: &Images) -> Result<Option<Vec<f32>>, LearnError> {
-        let Some(teaching) = self.teaching else { return Ok(None) };
+    /// the two: `[images, classes]`.
+    pub(super) fn soft_targets(
+        &self,
+        teaching: &Teaching,
+        images: &Images,
+    ) -> Result<Vec<f32>, LearnError> {
         let (settings, classes) = (&teaching.settings, self.dataset.classes.len());
         let pairs = Pairs::default();
         let lessons = self.lessons(teaching, &pairs, images, 0, 1)?;
@@ -179,7 +172,7 @@ impl Run<'_> {
                 row[sample.label] += share;
             }
         }
-        Ok(Some(soft))
+        Ok(soft)
     }
 
     /// What teachers say of so many views of the training images, of which a student sees `size` pixels a
