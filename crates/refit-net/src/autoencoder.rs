@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::{Builder, Graph, GraphError, GraphRecord, NodeId, Wire, is_under};
+use crate::graph::{Builder, Graph, GraphError, GraphRecord, Wire};
 use crate::layer::{BatchNorm, Conv, Layer, Linear, Misfit};
 use crate::network::Network;
 use crate::shape::Shape;
@@ -75,17 +75,7 @@ impl Network {
     /// As [`Graph::autoencoder`].
     pub fn autoencoder(&self, features: usize, size: usize, seed: u64) -> Result<Self, GraphError> {
         let graph = self.graph().autoencoder(features, size)?;
-        let added = |name: &str| [NECK, BOTTLENECK, DECODER].iter().any(|n| is_under(name, n));
-        let body: Vec<NodeId> =
-            (0..graph.nodes().len()).filter(|&id| !added(&graph.nodes()[id].name)).collect();
-        let mut net = Self::initialize(graph, seed, self.device());
-        for id in body {
-            let names: Vec<String> =
-                net.node_parameters(id).map(|(name, _)| name.to_owned()).collect();
-            for name in names {
-                net.set(&name, self.parameters()[&name].value.clone());
-            }
-        }
+        let mut net = self.lending(graph, seed);
         // The first images are nearly grey, not noise many times as strong as any image.
         net.update(&format!("{PIXELS}.weight"), |w| w.iter_mut().for_each(|v| *v *= FIRST_SHARE));
         Ok(net)

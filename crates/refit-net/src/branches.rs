@@ -44,19 +44,25 @@ impl Network {
         self.on_graph(&record, 0)
     }
 
-    /// The parameters that a graph shares with this network's, the others from `seed`.
+    /// The graph that a record tells with this network's parameters, frozen where they are here.
     fn on_graph(&self, record: &GraphRecord, seed: u64) -> Result<Self, GraphError> {
-        let graph = Graph::try_from(record)?;
         let is_frozen = |name: &str| self.graph.find(name).is_ok_and(|id| self.is_frozen(id));
+        let mut net = self.lending(Graph::try_from(record)?, seed);
+        let nodes = net.graph.nodes().iter().enumerate();
+        net.frozen = nodes.filter(|(_, n)| is_frozen(&n.name)).map(|(id, _)| id).collect();
+        Ok(net)
+    }
+
+    /// A network of a graph that shares layers with this one's: their parameters are this network's,
+    /// the others start from `seed`, and nothing is frozen.
+    pub(crate) fn lending(&self, graph: Graph, seed: u64) -> Self {
         let mut net = Self::initialize(graph, seed, self.device());
         for (name, parameter) in &self.parameters {
             if let Some(place) = net.parameters.get_mut(name) {
                 *place = parameter.clone();
             }
         }
-        let nodes = net.graph.nodes().iter().enumerate();
-        net.frozen = nodes.filter(|(_, n)| is_frozen(&n.name)).map(|(id, _)| id).collect();
-        Ok(net)
+        net
     }
 }
 

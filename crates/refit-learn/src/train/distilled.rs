@@ -1,6 +1,5 @@
 //! A distillation and what it is compared with: the teachers, and the same student without them.
 
-use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -8,7 +7,7 @@ use refit_data::Sample;
 use serde::{Deserialize, Serialize};
 
 use super::compare::{latency, mcnemar};
-use super::folder::{RunFolder, SETTINGS, read_settings};
+use super::folder::{RunFolder, SETTINGS, damaged, read_file, read_settings};
 use super::start::has_no_classes;
 use super::{Outcome, RunContext, run_options, train};
 use crate::distill::{Teacher, average_softened};
@@ -67,12 +66,8 @@ pub struct Distilled {
 impl Distilled {
     /// What the folder of a run tells, if it was a distillation that has ended.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, LearnError> {
-        let Ok(text) = fs::read_to_string(folder.join(DISTILLED)) else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|e| LearnError::DamagedRun {
-            path: folder.to_owned(),
-            file: DISTILLED.to_owned(),
-            reason: e.to_string(),
-        })
+        let Some(text) = read_file(folder, DISTILLED)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| damaged(folder, DISTILLED, e))
     }
 }
 
